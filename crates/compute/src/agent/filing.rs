@@ -1,0 +1,74 @@
+//! How what the agent did and saw is written into a server. Pure.
+
+use jiff::Timestamp;
+use madang_store::{Cause, Resource};
+
+use crate::server::{Fault, Phase, Power, Server};
+
+/// The cause of everything an agent writes.
+pub(super) fn cause(host: &str) -> Cause {
+    Cause::system(&format!("agent:{host}"))
+}
+
+/// It runs.
+pub(super) fn active(server: &mut Resource<Server>) {
+    reached(server, Phase::Active);
+}
+
+/// It is off.
+pub(super) fn stopped(server: &mut Resource<Server>) {
+    reached(server, Phase::Stopped);
+}
+
+/// It holds still.
+pub(super) fn paused(server: &mut Resource<Server>) {
+    reached(server, Phase::Paused);
+}
+
+/// It came to a phase that is not an error.
+pub(super) fn reached(server: &mut Resource<Server>, phase: Phase) {
+    server.status.phase = phase;
+    server.status.attempts = 0;
+    server.status.fault = None;
+    if phase == Phase::Active {
+        server.status.launched.get_or_insert_with(Timestamp::now);
+    }
+}
+
+/// It was rebooted as often as had been asked when the reboot began.
+pub(super) fn rebooted(server: &mut Resource<Server>, asked: u64) {
+    server.status.reboots_done = asked;
+    active(server);
+}
+
+/// The guest ended by itself: nobody wants it to run any more.
+pub(super) fn guest_off(server: &mut Resource<Server>) {
+    server.spec.power = Power::Off;
+    stopped(server);
+}
+
+/// It cannot be what was asked.
+pub(super) fn failed(server: &mut Resource<Server>, reason: &str) {
+    server.status.phase = Phase::Error;
+    // What led here was tried; asking again is a new reboot.
+    server.status.reboots_done = server.spec.reboots;
+    server.status.fault = Some(Fault {
+        code: 500,
+        message: reason.to_owned(),
+        created: Timestamp::now(),
+    });
+}
+
+/// It stays as it is, since its driver cannot do what was asked.
+pub(super) fn refused(server: &mut Resource<Server>, reason: &str) {
+    server.spec.power = match server.status.phase {
+        Phase::Stopped => Power::Off,
+        Phase::Paused => Power::Paused,
+        _ => Power::On,
+    };
+    server.status.fault = Some(Fault {
+        code: 409,
+        message: reason.to_owned(),
+        created: Timestamp::now(),
+    });
+}

@@ -1,0 +1,125 @@
+//! The host's place in the inventory, and the sign of life that keeps it there.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use madang_control::TaskGroup;
+use madang_scheduler::{DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, VCPU};
+use madang_store::{Metadata, Resource, Store, StoreError, Tx};
+use tracing::warn;
+
+use super::{AgentOptions, filing};
+
+/// A third of what the scheduler waits before it takes a host for dead.
+const EVERY: Duration = Duration::from_secs(60);
+/// Hosts in one transaction.
+const AT_A_TIME: usize = 256;
+
+/// What a host has.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// Its availability zone.
+    pub zone: String,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Disk for servers in bytes.
+    pub disk_bytes: u64,
+    /// `QEMU` with `kvm` or `tcg`, for humans.
+    pub hypervisor: String,
+    /// Why hardware acceleration is or is not used.
+    pub acceleration: String,
+}
+
+impl HostFacts {
+    /// The inventory, with the ratios Nova gives by default and some memory kept for the host.
+    pub fn inventories(&self) -> BTreeMap<String, Inventory> {
+        let of = |total: i64, reserved: i64, allocation_ratio| Inventory {
+            total,
+            reserved,
+            min_unit: 1,
+            max_unit: total,
+            step_size: 1,
+            allocation_ratio,
+        };
+        let memory_mb = (self.memory_bytes >> 20) as i64;
+        [
+            (VCPU, of(i64::from(self.cpus), 0, 16.0)),
+            (MEMORY_MB, of(memory_mb, 512.min(memory_mb / 4), 1.5)),
+            (DISK_GB, of((self.disk_bytes >> 30) as i64, 0, 1.0)),
+        ]
+        .map(|(class, inventory)| (class.to_owned(), inventory))
+        .into()
+    }
+}
+
+pub(super) fn run(store: &Store, options: &AgentOptions, group: &TaskGroup) {
+    let (store, facts) = (store.clone(), options.facts.clone());
+    let hosts: Vec<String> = options.hosts.iter().cloned().collect();
+    let drivers: Vec<String> = options.drivers.keys().cloned().collect();
+    group.spawn_until_stopped("heartbeat", async move {
+        loop {
+            for some in hosts.chunks(AT_A_TIME) {
+                if let Err(error) = beat(&store, some, &facts, &drivers).await {
+                    warn!(hosts = some.len(), %error, "could not write a sign of life");
+                }
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+}
+
+/// Writes the providers of hosts: new, or brought up to what the hosts have now.
+async fn beat(store: &Store, hosts: &[String], facts: &HostFacts, drivers: &[String]) -> Result<(), StoreError> {
+    let cause = filing::cause(hosts.first().map_or("", String::as_str));
+    store
+        .transact(cause, |tx| {
+            hosts.iter().try_for_each(|host| beat_one(tx, host, facts, drivers))
+        })
+        .await
+}
+
+fn beat_one(tx: &mut Tx<'_>, host: &str, facts: &HostFacts, drivers: &[String]) -> Result<(), StoreError> {
+    let known = tx.store().cache::<Provider>().by("name", host).into_iter().next();
+    let Some(known) = known else {
+        let mut provider = Resource::<Provider>::new(Metadata::with_id(""), new_provider(host, facts, drivers));
+        see(&mut provider, facts);
+        return tx.create(provider).map(|_| ());
+    };
+    let mut provider = (*known).clone();
+    provider.spec.drivers = drivers.to_vec();
+    for (class, inventory) in facts.inventories() {
+        // Ratios and reservations are the operator's, once they are there.
+        let entry = provider
+            .spec
+            .inventories
+            .entry(class)
+            .or_insert_with(|| inventory.clone());
+        entry.total = inventory.total;
+        entry.max_unit = inventory.max_unit;
+    }
+    see(&mut provider, facts);
+    tx.update(&known, provider).map(|_| ())
+}
+
+fn see(provider: &mut Resource<Provider>, facts: &HostFacts) {
+    provider.status.seen = Some(Timestamp::now());
+    provider.status.hypervisor = facts.hypervisor.clone();
+    provider.status.acceleration = facts.acceleration.clone();
+}
+
+fn new_provider(host: &str, facts: &HostFacts, drivers: &[String]) -> ProviderSpec {
+    ProviderSpec {
+        name: host.to_owned(),
+        parent: None,
+        zone: facts.zone.clone(),
+        inventories: facts.inventories(),
+        traits: Vec::new(),
+        aggregates: Vec::new(),
+        drivers: drivers.to_vec(),
+        is_enabled: true,
+        disabled_reason: None,
+        generation: 0,
+    }
+}

@@ -1,0 +1,172 @@
+//! From resources to what a driver runs.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use ipnet::IpNet;
+use madang_host::workload::{DiskFormat, DriverError, Nic, Root, Workload};
+use madang_image::{CacheError, CachedImage};
+use madang_network::{Network, Port, Subnet};
+use madang_store::{Resource, Store};
+
+use super::{Agent, config_drive};
+use crate::server::Server;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+/// Frame payload where a port's network is gone; Ethernet's own.
+const DEFAULT_MTU: u16 = 1500;
+
+/// The ports of a server, in guest order.
+pub(super) fn ports(store: &Store, server: &Resource<Server>) -> Vec<Arc<Resource<Port>>> {
+    let mut ports = store.cache::<Port>().by("device", server.name());
+    ports.sort_unstable_by_key(|port| (port.spec.device_index, port.metadata.created, port.metadata.uid));
+    ports
+}
+
+impl Agent {
+    /// What the driver is to run for a server.
+    ///
+    /// # Errors
+    /// `Broken` for an image that is gone or of the wrong sort; `Io` when its directory cannot be made.
+    pub(super) async fn workload(
+        &self,
+        server: &Resource<Server>,
+        ports: &[Arc<Resource<Port>>],
+        uid: u32,
+    ) -> Result<Workload, DriverError> {
+        let flavor = &server.spec.flavor;
+        let dir = self.directory(server).await?;
+        let wants_drive = server.spec.config_drive && server.spec.driver == "qemu" && self.options.ground.is_some();
+        let config_drive = match wants_drive {
+            true => Some(config_drive::write(&self.store, server, &dir).await?),
+            false => None,
+        };
+        Ok(Workload {
+            id: server.metadata.uid,
+            hostname: server.spec.hostname.clone(),
+            vcpus: flavor.vcpus,
+            memory_bytes: u64::from(flavor.ram_mb) * MIB,
+            root: self.root(server).await?,
+            nics: ports.iter().map(|port| self.nic(port)).collect::<Result<_, _>>()?,
+            dir,
+            uid,
+            config_drive,
+        })
+    }
+
+    /// The server's own directory, made; an empty path where nothing runs.
+    async fn directory(&self, server: &Resource<Server>) -> Result<PathBuf, DriverError> {
+        let Some(ground) = &self.options.ground else {
+            return Ok(PathBuf::new());
+        };
+        let dir = ground.directory.join(server.metadata.uid.to_string());
+        let made = tokio::fs::create_dir_all(&dir).await;
+        made.map_err(|source| DriverError::Io {
+            action: format!("make the directory {}", dir.display()),
+            source,
+        })?;
+        Ok(dir)
+    }
+
+    async fn root(&self, server: &Resource<Server>) -> Result<Root, DriverError> {
+        let id = server.spec.image.as_deref();
+        let id = id.ok_or_else(|| DriverError::Broken("the server has no image to start from".to_owned()))?;
+        let image = self.image(id).await?;
+        let wanted = u64::from(server.spec.flavor.disk_gb) * GIB;
+        if server.spec.driver == "oci" {
+            return Ok(Root::Container {
+                archive: image.path,
+                digest: image.digest,
+                size_bytes: wanted,
+                env: Vec::new(),
+            });
+        }
+        let properties = self.store.cache::<madang_image::Image>().by_name(id);
+        let properties = properties.as_ref().map(|image| &image.spec);
+        let kernel = match properties.and_then(|spec| spec.kernel_id()) {
+            Some(kernel) => Some(self.image(kernel).await?.path),
+            None => None,
+        };
+        let ramdisk = match properties.and_then(|spec| spec.ramdisk_id()) {
+            Some(ramdisk) => Some(self.image(ramdisk).await?.path),
+            None => None,
+        };
+        let base_size = image.virtual_size.unwrap_or(image.size);
+        Ok(Root::Disk {
+            base: image.path,
+            format: match image.disk_format {
+                madang_image::DiskFormat::Qcow2 => DiskFormat::Qcow2,
+                _ => DiskFormat::Raw,
+            },
+            size_bytes: wanted.max(base_size),
+            kernel,
+            ramdisk,
+            kernel_args: properties.and_then(|spec| spec.properties.get("os_command_line").cloned()),
+        })
+    }
+
+    async fn image(&self, id: &str) -> Result<CachedImage, DriverError> {
+        self.options.images.fetch(id).await.map_err(|error| match error {
+            // Its source says what is wrong with the bytes; the chain is shown to the user.
+            CacheError::Blob { id, source } => DriverError::Host(format!("image {id} cannot be read: {source}")),
+            other => DriverError::Broken(other.to_string()),
+        })
+    }
+
+    fn nic(&self, port: &Resource<Port>) -> Result<Nic, DriverError> {
+        let device = port.status.device.clone();
+        let device = device.ok_or_else(|| DriverError::Host(format!("port {} has no device yet", port.name())))?;
+        let subnets = self.store.cache::<Subnet>();
+        let fabric = self
+            .options
+            .ground
+            .as_ref()
+            .and_then(|ground| Some(ground.instance.fabric().name()?.to_owned()));
+        let network = self.store.cache::<Network>().by_name(&port.spec.network_id);
+        let mut nic = Nic {
+            port: port.metadata.uid,
+            mac: mac(&port.spec.mac_address)?,
+            device,
+            peer: port.status.peer.clone(),
+            netns: fabric.unwrap_or_default(),
+            mtu: network.map_or(DEFAULT_MTU, |network| network.spec.mtu),
+            addresses: Vec::new(),
+            gateway: None,
+            routes: Vec::new(),
+            name_servers: Vec::new(),
+        };
+        for fixed in &port.spec.fixed_ips {
+            let Some(subnet) = subnets.by_name(&fixed.subnet_id) else {
+                continue;
+            };
+            let subnet = &subnet.spec;
+            nic.addresses.push(with_prefix(fixed.ip_address, &subnet.cidr));
+            if nic.gateway.is_none() {
+                nic.gateway = subnet.gateway_ip;
+            }
+            nic.routes.extend(
+                subnet
+                    .host_routes
+                    .iter()
+                    .map(|route| (route.destination, route.nexthop)),
+            );
+            nic.name_servers.extend(&subnet.dns_nameservers);
+        }
+        Ok(nic)
+    }
+}
+
+fn with_prefix(address: IpAddr, subnet: &IpNet) -> IpNet {
+    IpNet::new(address, subnet.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
+}
+
+fn mac(text: &str) -> Result<[u8; 6], DriverError> {
+    let broken = || DriverError::Broken(format!("{text:?} is not a MAC address"));
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().ok_or_else(broken)?;
+        *byte = u8::from_str_radix(part, 16).map_err(|_| broken())?;
+    }
+    if parts.next().is_some() { Err(broken()) } else { Ok(mac) }
+}

@@ -1,0 +1,166 @@
+//! Nova's API over this crate's verbs: the router, its versions, and what all handlers share.
+
+mod hosts;
+mod policy;
+mod versions;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    routing::{any, get, post, put},
+};
+use madang_http::{Face, Failure, Metrics, Microversion, Microversions, RequestInfo, Shape};
+use madang_identity::Caller;
+use madang_store::{ErrorKind, Store, StoreError};
+
+pub use policy::POLICY;
+
+use crate::{console::Consoles, flavor, group, keypair, quota, server};
+
+/// The newest microversion spoken.
+pub const NEWEST: Microversion = Microversion(2, 96);
+/// The oldest, and what a request without the header gets.
+pub const OLDEST: Microversion = Microversion(2, 1);
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct ComputeApi {
+    /// The store.
+    pub store: Store,
+    /// Where console output is read from.
+    pub consoles: Arc<dyn Consoles>,
+}
+
+/// The router, to be nested at `/compute`. `authenticate` wraps the part that needs a token.
+pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Router) -> Router) -> Router {
+    let servers = Router::new()
+        .route("/servers", get(server::api::list).post(server::api::create))
+        .route("/servers/detail", get(server::api::detail))
+        .route(
+            "/servers/{id}",
+            get(server::api::show)
+                .put(server::api::update)
+                .delete(server::api::delete),
+        )
+        .route("/servers/{id}/action", post(server::api::act))
+        .route("/servers/{id}/ips", get(server::api::addresses))
+        .route("/servers/{id}/ips/{network}", get(server::api::network_addresses))
+        .route(
+            "/servers/{id}/metadata",
+            get(server::metadata::list)
+                .post(server::metadata::merge)
+                .put(server::metadata::replace),
+        )
+        .route(
+            "/servers/{id}/metadata/{key}",
+            get(server::metadata::show)
+                .put(server::metadata::set)
+                .delete(server::metadata::remove),
+        )
+        .route(
+            "/servers/{id}/tags",
+            get(server::tags::list)
+                .put(server::tags::replace)
+                .delete(server::tags::clear),
+        )
+        .route(
+            "/servers/{id}/tags/{tag}",
+            get(server::tags::show)
+                .put(server::tags::add)
+                .delete(server::tags::remove),
+        )
+        .route("/servers/{id}/os-interface", get(server::interfaces::list))
+        .route("/servers/{id}/os-interface/{port}", get(server::interfaces::show))
+        .route(
+            "/servers/{id}/os-security-groups",
+            get(server::interfaces::security_groups),
+        )
+        .route("/servers/{id}/os-volume_attachments", get(server::interfaces::volumes));
+    let sizes = Router::new()
+        .route("/flavors", get(flavor::api::list).post(flavor::api::create))
+        .route("/flavors/detail", get(flavor::api::detail))
+        .route(
+            "/flavors/{id}",
+            get(flavor::api::show)
+                .put(flavor::api::update)
+                .delete(flavor::api::delete),
+        )
+        .route("/flavors/{id}/action", post(flavor::api::act))
+        .route("/flavors/{id}/os-flavor-access", get(flavor::api::access))
+        .route(
+            "/flavors/{id}/os-extra_specs",
+            get(flavor::specs::list).post(flavor::specs::merge),
+        )
+        .route(
+            "/flavors/{id}/os-extra_specs/{key}",
+            get(flavor::specs::show)
+                .put(flavor::specs::set)
+                .delete(flavor::specs::remove),
+        )
+        .route("/os-server-groups", get(group::api::list).post(group::api::create))
+        .route(
+            "/os-server-groups/{id}",
+            get(group::api::show).delete(group::api::delete),
+        )
+        .route("/os-keypairs", get(keypair::api::list).post(keypair::api::create))
+        .route(
+            "/os-keypairs/{name}",
+            get(keypair::api::show).delete(keypair::api::delete),
+        );
+    let operations = Router::new()
+        .route("/limits", get(quota::api::limits))
+        .route(
+            "/os-quota-sets/{project}",
+            get(quota::api::show).put(quota::api::update).delete(quota::api::delete),
+        )
+        .route("/os-quota-sets/{project}/defaults", get(quota::api::defaults))
+        .route("/os-quota-sets/{project}/detail", get(quota::api::detail))
+        .route(
+            "/os-quota-class-sets/{class}",
+            get(quota::api::show_class).put(quota::api::update_class),
+        )
+        .route("/os-hypervisors/{id}/search", get(hosts::search))
+        .route("/os-hypervisors/{id}/servers", get(hosts::servers))
+        .route("/os-availability-zone", get(hosts::zones))
+        .route("/os-availability-zone/detail", get(hosts::zones_detail))
+        .route("/os-hypervisors", get(hosts::hypervisors))
+        .route("/os-hypervisors/detail", get(hosts::hypervisors_detail))
+        .route("/os-hypervisors/statistics", get(hosts::statistics))
+        .route("/os-hypervisors/{id}", get(hosts::hypervisor))
+        .route("/os-services", get(hosts::services))
+        .route("/os-services/{id}", put(hosts::update_service))
+        .route("/extensions", get(versions::extensions));
+    let authenticated = authenticate(servers.merge(sizes).merge(operations).with_state(api));
+    let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
+    let v21 = microversions.wrap(authenticated.merge(Router::new().route("/", any(versions::v21))));
+    let all = Router::new()
+        .route("/", get(versions::all))
+        // Nested routes have no slash at their end, and clients ask with it.
+        .route("/v2.1/", get(versions::v21))
+        .nest("/v2.1", v21);
+    Face::new("compute", Shape::Nova)
+        .request_id_alias("x-compute-request-id")
+        .wrap(all, metrics)
+}
+
+/// Where the service is, as the client names it: what links start with.
+pub(crate) fn base(info: &RequestInfo) -> String {
+    let url = info.url();
+    let end = url.find("/v2.1").unwrap_or(url.len());
+    url[..end].to_owned()
+}
+
+/// A failed write, in Nova's words: a lost race is a conflict that may be tried again.
+pub(crate) fn failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::Conflict { .. } => Failure::conflict("The resource was changed by another request. Try again."),
+        other if other.kind() == ErrorKind::Internal => Failure::internal(other.to_string()),
+        other => other.into(),
+    }
+}
+
+/// Requires that a caller may do `rule` to what belongs to `project`, which it may know of.
+pub(crate) fn enforce(caller: &Caller, rule: &str, project: &str) -> Result<(), Failure> {
+    caller.enforce_in(rule, project)
+}

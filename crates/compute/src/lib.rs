@@ -1,0 +1,30 @@
+//! Servers: what was asked of them, how they come to be, Nova's API over them and the host's agent under them.
+
+pub mod agent;
+pub mod api;
+pub mod console;
+pub mod driver;
+pub mod flavor;
+pub mod group;
+pub mod guest_data;
+pub mod keypair;
+pub mod metadata_service;
+pub mod quota;
+pub mod server;
+
+use madang_scheduler::Claim;
+use madang_store::StoreBuilder;
+
+pub use flavor::{Flavor, FlavorSpec, FlavorStatus};
+pub use group::{ServerGroup, ServerGroupSpec, ServerGroupStatus};
+pub use keypair::{Keypair, KeypairSpec, KeypairStatus};
+pub use quota::Quota;
+pub use server::{Fault, Phase, Power, Server, ServerKey, ServerSpec, ServerStatus};
+
+/// Makes the kinds of this crate and their rules known.
+pub fn register(store: &mut StoreBuilder) {
+    store.kind::<Flavor>().kind::<Keypair>().kind::<Quota>();
+    store.rule::<ServerGroup>(group::admit);
+    store.rule::<Server>(server::rules::admit);
+    store.rule::<Claim>(server::rules::follow_claim);
+}

@@ -1,0 +1,639 @@
+//! `POST /servers`: what Nova's schema takes, resolved to what the verb needs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, LazyLock},
+};
+
+use axum::{extract::State, response::Response};
+use base64::Engine as _;
+use http::StatusCode;
+use madang_http::{Failure, Form, Json, Microversion, RequestInfo, Schema, json, parse_bool};
+use madang_identity::Caller;
+use madang_image::{Image, ImageState, is_visible};
+use madang_network::{Network, Port, Subnet};
+use madang_scheduler::{ClaimGroup, Provider};
+use madang_store::{Key, Kind as _, Resource, Store};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{filter::last_segment, located, security_group};
+use crate::{
+    Flavor, Keypair,
+    api::{ComputeApi, base, enforce, failure},
+    quota,
+    server::{
+        ServerKey,
+        create::{CreateServers, NicRequest},
+        view::links_of,
+    },
+};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The body as the schema lets it through.
+#[derive(Deserialize)]
+struct Body {
+    server: Wanted,
+    #[serde(rename = "os:scheduler_hints", alias = "OS-SCH-HNT:scheduler_hints", default)]
+    hints: Hints,
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    name: String,
+    #[serde(rename = "imageRef", default)]
+    image: String,
+    #[serde(rename = "flavorRef")]
+    flavor: Value,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    networks: Option<Networks>,
+    #[serde(default)]
+    availability_zone: Option<String>,
+    host: Option<String>,
+    hypervisor_hostname: Option<String>,
+    config_drive: Option<Value>,
+    key_name: Option<String>,
+    min_count: Option<Value>,
+    max_count: Option<Value>,
+    #[serde(default)]
+    return_reservation_id: Value,
+    security_groups: Option<Vec<NamedGroup>>,
+    user_data: Option<String>,
+    description: Option<String>,
+    #[serde(default)]
+    tags: BTreeSet<String>,
+    hostname: Option<String>,
+    #[serde(default)]
+    personality: Vec<Value>,
+    #[serde(default)]
+    block_device_mapping: Vec<Value>,
+    #[serde(default)]
+    block_device_mapping_v2: Vec<BlockDevice>,
+    trusted_image_certificates: Option<Vec<String>>,
+    #[serde(rename = "adminPass")]
+    admin_password: Option<String>,
+    #[serde(rename = "OS-DCF:diskConfig")]
+    disk_config: Option<String>,
+    #[serde(rename = "accessIPv4")]
+    access_ipv4: Option<Ipv4Addr>,
+    #[serde(rename = "accessIPv6")]
+    access_ipv6: Option<Ipv6Addr>,
+}
+
+#[derive(Default, Deserialize)]
+struct Hints {
+    group: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Networks {
+    Word(String),
+    List(Vec<NetworkWanted>),
+}
+
+#[derive(Deserialize)]
+struct NetworkWanted {
+    uuid: Option<String>,
+    port: Option<String>,
+    fixed_ip: Option<IpAddr>,
+    tag: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct NamedGroup {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct BlockDevice {
+    boot_index: Option<Value>,
+    uuid: Option<String>,
+    source_type: Option<String>,
+    destination_type: Option<String>,
+}
+
+pub(super) fn name_schema() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^\\s*\\S[\\s\\S]*$" })
+}
+
+pub(super) fn description_schema() -> Value {
+    json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 255 })
+}
+
+pub(super) fn hostname_schema() -> Value {
+    json!({ "type": "string", "minLength": 2, "maxLength": 63, "pattern": "^[a-zA-Z0-9]+[a-zA-Z0-9-]*[a-zA-Z0-9]+$" })
+}
+
+/// The members of `server` that came with each microversion, and their schemas.
+fn since() -> [(u16, &'static str, Value); 7] {
+    let tag = json!({ "type": "string", "minLength": 1, "maxLength": 60, "pattern": "^[^,/]*$" });
+    [
+        (19, "description", description_schema()),
+        (52, "tags", json!({ "type": "array", "items": tag, "maxItems": 50 })),
+        (
+            63,
+            "trusted_image_certificates",
+            json!({ "type": ["array", "null"], "minItems": 1, "maxItems": 50, "uniqueItems": true,
+                    "items": { "type": "string", "minLength": 1 } }),
+        ),
+        (74, "host", name_schema()),
+        (74, "hypervisor_hostname", name_schema()),
+        (90, "hostname", hostname_schema()),
+        (
+            94,
+            "hostname",
+            json!({ "type": "string", "minLength": 2, "maxLength": 255,
+            "pattern": "^[a-zA-Z0-9]+[a-zA-Z0-9.-]*[a-zA-Z0-9]+$" }),
+        ),
+    ]
+}
+
+/// The schema for a microversion, compiled once for each step between versions.
+fn schema(version: Microversion) -> Arc<Schema> {
+    static COMPILED: LazyLock<Mutex<HashMap<u16, Arc<Schema>>>> = LazyLock::new(Mutex::default);
+    let steps = [19, 32, 37, 42, 52, 57, 63, 74, 90, 94];
+    let step = steps
+        .into_iter()
+        .rev()
+        .find(|step| version >= Microversion(2, *step))
+        .unwrap_or(1);
+    let mut compiled = COMPILED.lock();
+    let compile = || {
+        Arc::new(Schema::with_formats(
+            Form::Nova,
+            body_schema(step),
+            &[("base64", is_base64)],
+        ))
+    };
+    Arc::clone(compiled.entry(step).or_insert_with(compile))
+}
+
+fn body_schema(step: u16) -> Value {
+    let count = json!({ "type": ["integer", "string"], "pattern": "^[0-9]*$", "minimum": 1, "minLength": 1 });
+    let boolean = json!({ "type": ["boolean", "string"], "enum": [
+        true, "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes",
+        false, "False", "FALSE", "false", "0", "OFF", "Off", "off", "NO", "No", "no",
+    ] });
+    let mut properties = json!({
+        "name": name_schema(),
+        "imageRef": { "oneOf": [{ "type": "string", "format": "uuid" }, { "type": "string", "maxLength": 0 }] },
+        "flavorRef": { "type": ["string", "integer"], "minLength": 1 },
+        "adminPass": { "type": "string" },
+        "metadata": {
+            "type": "object",
+            "patternProperties": { "^[a-zA-Z0-9-_:. ]{1,255}$": { "type": "string", "maxLength": 255 } },
+            "additionalProperties": false,
+        },
+        "networks": networks_schema(step),
+        "OS-DCF:diskConfig": { "type": "string", "enum": ["AUTO", "MANUAL"] },
+        "accessIPv4": { "type": "string", "format": "ipv4" },
+        "accessIPv6": { "type": "string", "format": "ipv6" },
+        "availability_zone": { "type": "string", "minLength": 1, "maxLength": 255 },
+        "block_device_mapping": { "type": "array" },
+        "block_device_mapping_v2": { "type": "array", "items": { "type": "object" } },
+        "config_drive": boolean,
+        "key_name": { "type": "string", "minLength": 1, "maxLength": 255 },
+        "min_count": count,
+        "max_count": count,
+        "return_reservation_id": boolean,
+        "security_groups": { "type": "array", "items": {
+            "type": "object",
+            "properties": { "name": { "type": "string", "minLength": 1, "maxLength": 255 } },
+            "additionalProperties": false,
+        } },
+        "user_data": { "type": "string", "format": "base64", "maxLength": 65535 },
+    });
+    if step < 57 {
+        properties["personality"] = json!({ "type": "array" });
+    }
+    for (from, name, schema) in since() {
+        if step >= from {
+            properties[name] = schema;
+        }
+    }
+    let mut required = vec!["name", "flavorRef"];
+    if step >= 37 {
+        required.push("networks");
+    }
+    let hints = json!({ "type": "object" });
+    json!({
+        "type": "object",
+        "properties": {
+            "server": { "type": "object", "properties": properties, "required": required, "additionalProperties": false },
+            "os:scheduler_hints": hints,
+            "OS-SCH-HNT:scheduler_hints": hints,
+        },
+        "required": ["server"],
+        "additionalProperties": false,
+    })
+}
+
+fn networks_schema(step: u16) -> Value {
+    let mut properties = json!({
+        "fixed_ip": { "type": "string", "oneOf": [{ "format": "ipv4" }, { "format": "ipv6" }] },
+        "port": { "oneOf": [{ "type": "string", "format": "uuid" }, { "type": "null" }] },
+        "uuid": { "type": "string", "format": "uuid" },
+    });
+    // Tags came with 2.32, went by accident from 2.37 to 2.41, and stayed from 2.42.
+    if (32..37).contains(&step) || step >= 42 {
+        properties["tag"] = json!({ "type": "string", "minLength": 1, "maxLength": 60, "pattern": "^[^,/]*$" });
+    }
+    let list = json!({ "type": "array", "items": {
+        "type": "object", "properties": properties, "additionalProperties": false,
+    } });
+    if step >= 37 {
+        json!({ "oneOf": [list, { "type": "string", "enum": ["none", "auto"] }] })
+    } else {
+        list
+    }
+}
+
+/// `POST /servers`.
+pub async fn create(
+    State(api): State<ComputeApi>,
+    caller: Caller,
+    version: Microversion,
+    info: RequestInfo,
+    Json(body): Json<Value>,
+) -> Result<Response, Failure> {
+    let body: Body = schema(version).parse(body)?;
+    let project = caller.project()?.to_owned();
+    enforce(&caller, "os_compute_api:servers:create", &project)?;
+    let as_reservation = truth(&body.server.return_reservation_id);
+    let password = body.server.admin_password.clone().unwrap_or_else(new_password);
+    let request = resolve(&api.store, &caller, &project, body)?;
+    let servers = crate::server::create::create(&api.store, caller.cause(), &request)
+        .await
+        .map_err(failure)?;
+    let first = servers
+        .first()
+        .ok_or_else(|| Failure::internal("a request for servers made none"))?;
+    if as_reservation {
+        return Ok(json(
+            StatusCode::ACCEPTED,
+            &json!({ "reservation_id": first.spec.reservation_id }),
+        ));
+    }
+    let base = base(&info);
+    let links = links_of(&base, first.name());
+    let groups: Vec<Value> = group_names(&api.store, &request)
+        .into_iter()
+        .map(|name| json!({ "name": name }))
+        .collect();
+    let answer = json!({ "server": {
+        "id": first.name(),
+        "links": serde_json::to_value(links).unwrap_or_default(),
+        "OS-DCF:diskConfig": if request.is_disk_automatic { "AUTO" } else { "MANUAL" },
+        "security_groups": groups,
+        "adminPass": password,
+    } });
+    Ok(located(
+        json(StatusCode::ACCEPTED, &answer),
+        &format!("{base}/v2.1/servers/{}", first.name()),
+    ))
+}
+
+/// A password for the guest's administrator. Nova's answer has to have one; like Nova without password injection, the
+/// cloud does not set it, and so it is not kept.
+fn new_password() -> String {
+    Uuid::new_v4().simple().to_string()[..12].to_owned()
+}
+
+fn group_names(store: &Store, request: &CreateServers) -> Vec<String> {
+    match &request.security_groups {
+        None => vec!["default".to_owned()],
+        Some(ids) => {
+            let groups = store.cache::<madang_network::SecurityGroup>();
+            ids.iter()
+                .filter_map(|id| Some(groups.by_name(id)?.spec.name.clone()))
+                .collect()
+        }
+    }
+}
+
+fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<CreateServers, Failure> {
+    let Body { server, hints } = body;
+    refuse_what_is_not_there(&server)?;
+    let flavor = flavor(store, caller, project, &server.flavor)?;
+    let image = image(store, caller, project, &server, &flavor)?;
+    let (min_count, max_count) = counts(&server)?;
+    let nics = nics(store, caller, project, server.networks)?;
+    if max_count > 1 && nics.iter().any(|nic| matches!(nic, NicRequest::Port { .. })) {
+        return Err(Failure::invalid(
+            "Unable to launch multiple instances with a single configured port ID. Please launch your instance one by \
+             one with different ports.",
+        ));
+    }
+    check_metadata(store, project, &server.metadata)?;
+    let (availability_zone, host) = place(
+        store,
+        caller,
+        &server.availability_zone,
+        server.host.or(server.hypervisor_hostname),
+    )?;
+    let groups = server
+        .security_groups
+        .map(|groups| resolve_groups(store, project, &groups))
+        .transpose()?;
+    Ok(CreateServers {
+        project: project.to_owned(),
+        user: caller.subject.user.id.clone(),
+        name: server.name.trim().to_owned(),
+        hostname: server.hostname,
+        description: server.description,
+        min_count,
+        max_count,
+        is_container: image.spec.is_container(),
+        image: Some(image.name().to_owned()),
+        flavor,
+        key: server.key_name.map(|name| key(store, caller, &name)).transpose()?,
+        user_data: server.user_data,
+        metadata: server.metadata,
+        tags: server.tags,
+        config_drive: server.config_drive.as_ref().is_some_and(truth),
+        availability_zone,
+        host,
+        group: hints.group.map(|id| server_group(store, caller, &id)).transpose()?,
+        nics,
+        security_groups: groups,
+        is_disk_automatic: server.disk_config.as_deref() == Some("AUTO"),
+        access_ipv4: server.access_ipv4,
+        access_ipv6: server.access_ipv6,
+    })
+}
+
+/// What the schema knows and this cloud does not do is refused in words, never ignored.
+fn refuse_what_is_not_there(server: &Wanted) -> Result<(), Failure> {
+    let volume_boot = server.block_device_mapping_v2.iter().any(|device| {
+        let is_plain_image = device.source_type.as_deref() == Some("image")
+            && device.destination_type.as_deref().is_none_or(|kind| kind == "local")
+            && device.uuid.as_deref() == Some(&*server.image)
+            && device
+                .boot_index
+                .as_ref()
+                .is_none_or(|index| index == 0 || index == "0");
+        !is_plain_image
+    });
+    let field = if volume_boot {
+        "block_device_mapping_v2"
+    } else if !server.block_device_mapping.is_empty() {
+        "block_device_mapping"
+    } else if !server.personality.is_empty() {
+        "personality"
+    } else if server.trusted_image_certificates.is_some() {
+        "trusted_image_certificates"
+    } else {
+        return Ok(());
+    };
+    let message = match field {
+        "personality" => "personality is not available: use user_data or a config drive",
+        "trusted_image_certificates" => {
+            "trusted_image_certificates are not available: image signatures are not verified"
+        }
+        _ => "block devices other than the image itself are not available: this cloud has no volume service",
+    };
+    Err(Failure::invalid(message).at(field))
+}
+
+fn flavor(store: &Store, caller: &Caller, project: &str, reference: &Value) -> Result<Arc<Resource<Flavor>>, Failure> {
+    let id = reference.as_str().map_or_else(|| reference.to_string(), last_segment);
+    let flavor = store.cache::<Flavor>().by_name(&id);
+    let flavor = flavor.filter(|flavor| flavor.spec.is_visible(project) || caller.is_admin());
+    let missing = || Failure::invalid(format!("Flavor {id} could not be found.")).at("flavorRef");
+    flavor.ok_or_else(missing)
+}
+
+fn image(
+    store: &Store,
+    caller: &Caller,
+    project: &str,
+    server: &Wanted,
+    flavor: &Resource<Flavor>,
+) -> Result<Arc<Resource<Image>>, Failure> {
+    let at = |message: String| Failure::invalid(message).at("imageRef");
+    if server.image.is_empty() {
+        return Err(at("Invalid imageRef provided.".to_owned()));
+    }
+    let image = store.cache::<Image>().by_name(&server.image);
+    let image = image.filter(|image| is_visible(image, project) || caller.is_admin());
+    let image = image.ok_or_else(|| at("Can not find requested image".to_owned()))?;
+    if image.status.state != ImageState::Active {
+        return Err(at(format!("Image {} is not active.", image.name())));
+    }
+    if flavor.spec.ram_mb < image.spec.min_ram {
+        return Err(at("Flavor's memory is too small for requested image.".to_owned()));
+    }
+    // A flavor without a disk size takes whatever the image has.
+    let disk = u64::from(flavor.spec.disk_gb) * GIB;
+    let content = image.status.content.as_ref();
+    let needed = content.map_or(0, |content| content.virtual_size.unwrap_or(content.size));
+    let needed = needed.max(u64::from(image.spec.min_disk) * GIB);
+    if disk > 0 && disk < needed && !image.spec.is_container() {
+        return Err(at(format!(
+            "Flavor's disk is too small for requested image. Flavor disk is {disk} bytes, image is {needed} bytes."
+        )));
+    }
+    if u64::from(flavor.spec.ram_mb) * MIB == 0 {
+        return Err(at(format!("Flavor {} has no memory.", flavor.spec.name)));
+    }
+    Ok(image)
+}
+
+fn counts(server: &Wanted) -> Result<(u32, u32), Failure> {
+    let read = |value: &Option<Value>| -> Option<u32> {
+        let value = value.as_ref()?;
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+        number.and_then(|number| u32::try_from(number).ok())
+    };
+    let min = read(&server.min_count).unwrap_or(1);
+    let max = read(&server.max_count).unwrap_or(min);
+    match () {
+        () if min == 0 || max == 0 => {
+            Err(Failure::invalid("min_count and max_count must be at least 1").at("min_count"))
+        }
+        () if min > max => Err(Failure::invalid("min_count must be <= max_count").at("min_count")),
+        () => Ok((min, max)),
+    }
+}
+
+fn nics(store: &Store, caller: &Caller, project: &str, networks: Option<Networks>) -> Result<Vec<NicRequest>, Failure> {
+    match networks {
+        Some(Networks::Word(word)) if word == "none" => Ok(Vec::new()),
+        Some(Networks::List(list)) if !list.is_empty() => list
+            .into_iter()
+            .map(|wanted| nic(store, caller, project, wanted))
+            .collect(),
+        _ => automatic(store, project),
+    }
+}
+
+/// Without a word about networks: the only one there is for the project.
+fn automatic(store: &Store, project: &str) -> Result<Vec<NicRequest>, Failure> {
+    let networks = store.cache::<Network>();
+    let mut usable: Vec<_> = networks.in_project(project);
+    usable.retain(|network| !network.spec.is_external);
+    if usable.is_empty() {
+        usable = networks.by("shared", "yes");
+        usable.retain(|network| !network.spec.is_external);
+    }
+    if usable.len() > 1 {
+        return Err(Failure::conflict(
+            "Multiple possible networks found, use a Network ID to be more specific.",
+        ));
+    }
+    let nics = usable.into_iter().map(|network| NicRequest::Network {
+        network,
+        address: None,
+        tag: None,
+    });
+    Ok(nics.collect())
+}
+
+fn nic(store: &Store, caller: &Caller, project: &str, wanted: NetworkWanted) -> Result<NicRequest, Failure> {
+    let NetworkWanted {
+        uuid,
+        port,
+        fixed_ip,
+        tag,
+    } = wanted;
+    if let Some(id) = port {
+        let port = store.cache::<Port>().by_name(&id);
+        let port = port.filter(|port| caller.can_see(port.project()));
+        let port =
+            port.ok_or_else(|| Failure::invalid(format!("Port id {id} could not be found.")).at("networks.port"))?;
+        if !port.spec.device_id.is_empty() {
+            return Err(Failure::conflict(format!("Port {id} is still in use.")).at("networks.port"));
+        }
+        return Ok(NicRequest::Port { port, tag });
+    }
+    let id = uuid.ok_or_else(|| {
+        Failure::invalid("Bad networks format: network uuid is not in proper format (None)").at("networks.uuid")
+    })?;
+    let network = store.cache::<Network>().by_name(&id);
+    let network = network.filter(|network| {
+        network.project() == project || network.spec.is_shared || network.spec.is_external || caller.is_admin()
+    });
+    let missing = || Failure::invalid(format!("Network {id} could not be found.")).at("networks.uuid");
+    let network = network.ok_or_else(missing)?;
+    if network.spec.is_external && !network.spec.is_shared && !caller.is_admin() {
+        let message = format!("It is not allowed to create an interface on external network {id}");
+        return Err(Failure::forbidden(message).at("networks.uuid"));
+    }
+    if store.cache::<Subnet>().count_by("network", &id) == 0 {
+        let message = format!("Network {id} requires a subnet in order to boot instances on.");
+        return Err(Failure::invalid(message).at("networks.uuid"));
+    }
+    if let Some(address) = fixed_ip
+        && store
+            .cache::<Port>()
+            .by("ip", &address.to_string())
+            .iter()
+            .any(|port| port.spec.network_id == id)
+    {
+        let message = format!("Fixed IP address {address} is already in use on instance or port of network {id}.");
+        return Err(Failure::invalid(message).at("networks.fixed_ip"));
+    }
+    Ok(NicRequest::Network {
+        network,
+        address: fixed_ip,
+        tag,
+    })
+}
+
+fn check_metadata(store: &Store, project: &str, metadata: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let limit = quota::limit(store, project, "metadata_items");
+    if limit.is_some_and(|limit| metadata.len() as i64 > limit) {
+        let message = "Quota exceeded, too many metadata items";
+        return Err(Failure::forbidden(message).because("OverQuota").at("metadata"));
+    }
+    Ok(())
+}
+
+/// The zone and host: `zone`, or for admins `zone:host` and `host`.
+fn place(
+    store: &Store,
+    caller: &Caller,
+    zone: &Option<String>,
+    host: Option<String>,
+) -> Result<(Option<String>, Option<String>), Failure> {
+    let mut parts = zone.as_deref().unwrap_or_default().split(':');
+    let zone = parts.next().filter(|zone| !zone.is_empty()).map(str::to_owned);
+    let forced = parts
+        .next()
+        .or_else(|| parts.next())
+        .filter(|host| !host.is_empty())
+        .map(str::to_owned);
+    let host = forced.or(host);
+    if host.is_some() {
+        caller.enforce("os_compute_api:servers:create:forced_host", &[])?;
+    }
+    let providers = store.cache::<Provider>().all();
+    if let Some(zone) = &zone
+        && !providers.iter().any(|provider| provider.spec.zone == *zone)
+    {
+        return Err(Failure::invalid("The requested availability zone is not available").at("availability_zone"));
+    }
+    if let Some(host) = &host
+        && !providers.iter().any(|provider| provider.spec.name == *host)
+    {
+        return Err(Failure::invalid(format!("Compute host {host} could not be found.")).at("host"));
+    }
+    Ok((zone, host))
+}
+
+fn resolve_groups(store: &Store, project: &str, groups: &[NamedGroup]) -> Result<Vec<String>, Failure> {
+    let mut ids = Vec::new();
+    for NamedGroup { name } in groups {
+        let id = match security_group(store, project, name) {
+            Some(group) => group.name().to_owned(),
+            // The default group is made with the first port; asking for it by name is asking for nothing special.
+            None if name == "default" => continue,
+            None => {
+                let message = format!("Security group {name} not found for project {project}.");
+                return Err(Failure::invalid(message).at("security_groups.name"));
+            }
+        };
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+fn key(store: &Store, caller: &Caller, name: &str) -> Result<ServerKey, Failure> {
+    let key = store.get::<Keypair>(&Key::new(Keypair::NAME, "", &caller.subject.user.id, name));
+    let key = key.ok_or_else(|| Failure::invalid("Invalid key_name provided.").at("key_name"))?;
+    Ok(ServerKey {
+        name: name.to_owned(),
+        key_type: key.spec.key_type.clone(),
+        public_key: key.spec.public_key.clone(),
+    })
+}
+
+/// Base64 as Nova takes it: line breaks do not matter.
+fn is_base64(data: &str) -> bool {
+    let compact: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    base64::engine::general_purpose::STANDARD.decode(&compact).is_ok()
+}
+
+fn server_group(store: &Store, caller: &Caller, id: &str) -> Result<ClaimGroup, Failure> {
+    let missing =
+        || Failure::invalid(format!("Instance group {id} could not be found.")).at("os:scheduler_hints.group");
+    let group = crate::group::api::find(store, caller, id).map_err(|_| missing())?;
+    let id = group.name().parse().map_err(|_| missing())?;
+    Ok(ClaimGroup {
+        id,
+        policy: group.spec.policy,
+    })
+}
+
+fn truth(value: &Value) -> bool {
+    value.as_bool().or_else(|| parse_bool(value.as_str()?)).unwrap_or(false)
+}

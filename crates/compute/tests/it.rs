@@ -1,0 +1,13 @@
+//! Servers from request to end: Nova's API over a real SQLite store, real rules and agents, and simulated hosts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "it/cloud.rs"]
+mod cloud;
+#[path = "it/groups.rs"]
+mod groups;
+#[path = "it/life.rs"]
+mod life;
+#[path = "it/refusals.rs"]
+mod refusals;
+#[path = "it/scale.rs"]
+mod scale;

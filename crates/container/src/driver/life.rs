@@ -1,0 +1,359 @@
+//! A container's life: started, stopped, removed, and what a shim that was killed has left put right.
+//!
+//! What is true is in the record and in the kernel: a shim lives as long as it holds its lock, a container as long as its
+//! first process. A start that somebody began and nobody waits for any more is waited for before anything else is done.
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+use madang_host::{
+    cgroup::Limits,
+    process::{Identity, Process},
+    workload::{DriverError, Root, State, Workload},
+};
+use nix::sys::signal::Signal;
+use tokio::time::{sleep, timeout};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{Inner, blocking, freezer, host, image, refused, watch};
+use crate::{
+    layers::private_dir,
+    record::{Home, Lock, Record},
+};
+
+/// Where runc is installed, in the order of PATH.
+const RUNC: [&str; 4] = [
+    "/usr/local/sbin/runc",
+    "/usr/local/bin/runc",
+    "/usr/sbin/runc",
+    "/usr/bin/runc",
+];
+/// A start that was begun is over by then one way or the other: the shim gives up earlier.
+const START_WITHIN: Duration = Duration::from_secs(40);
+/// What was killed is gone by then, unless it is stuck in the kernel.
+const END_WITHIN: Duration = Duration::from_secs(15);
+/// How long a question waits for a shim that is about to write its answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How often a lock is tried that somebody else may just be looking at.
+const LOCK_STEP: Duration = Duration::from_millis(20);
+
+impl Inner {
+    pub(super) async fn start(self: &Arc<Self>, workload: &Workload) -> Result<(), DriverError> {
+        let Root::Container {
+            archive, digest, env, ..
+        } = &workload.root
+        else {
+            return Err(DriverError::Unsupported {
+                driver: "oci",
+                action: "run a disk image",
+            });
+        };
+        let id = workload.id;
+        if self.runs(id).await? {
+            return Ok(());
+        }
+        let runc = RUNC.iter().map(PathBuf::from).find(|path| path.exists());
+        let runc = runc
+            .ok_or_else(|| DriverError::Host("runc is not installed; install it with `apt-get install runc`".into()))?;
+        let image = self.prepare(archive, digest).await?;
+        let spec = self.spec(workload, image, env, runc)?;
+        let home = Home::of_workload(&workload.dir);
+        let Some(lock) = self.take_over(id, &home).await? else {
+            return Ok(());
+        };
+        self.register(id, &home, &spec)?;
+        self.shims.ensure(&Limits::default()).map_err(host)?;
+        drop(lock);
+        let shim = self.launch("run", &home, spec.run).await?;
+        watch::attend(self, id, shim);
+        self.decided(id, &home, START_WITHIN).await?;
+        match self.record(id, &home)? {
+            Some(Record::Running { .. } | Record::Exited { .. }) => {
+                info!(workload = %id, "started a container");
+                Ok(())
+            }
+            Some(Record::Failed {
+                reason, broken: true, ..
+            }) => Err(DriverError::Broken(reason)),
+            Some(Record::Failed { reason, .. }) => Err(DriverError::Host(reason)),
+            Some(Record::Starting { .. }) | None => {
+                let log = home.file("shim.log");
+                Err(DriverError::Host(format!(
+                    "the container's shim ended early; {} may say why",
+                    log.display()
+                )))
+            }
+        }
+    }
+
+    /// Waits for what an earlier call has begun, and then makes sure that nothing runs and nothing can: none if it runs.
+    async fn take_over(&self, id: Uuid, home: &Home) -> Result<Option<Lock>, DriverError> {
+        private_dir(home.path()).map_err(image)?;
+        let attempt = async {
+            loop {
+                if self.runs(id).await? {
+                    return Ok(None);
+                }
+                self.settle(id, home).await?;
+                let lock = home
+                    .try_lock()
+                    .map_err(|e| refused(format!("lock container {id}"), e))?;
+                if lock.is_some() {
+                    return Ok(lock);
+                }
+                sleep(LOCK_STEP).await;
+            }
+        };
+        let late = |_| DriverError::TimedOut {
+            action: format!("waiting for an earlier start of container {id}"),
+            after: START_WITHIN,
+        };
+        timeout(START_WITHIN, attempt).await.map_err(late)?
+    }
+
+    async fn runs(&self, id: Uuid) -> Result<bool, DriverError> {
+        if let Some(home) = self.home(id)? {
+            self.decided(id, &home, START_WITHIN).await?;
+        }
+        Ok(matches!(self.state(id).await?, State::Running { .. } | State::Paused))
+    }
+
+    /// Waits until a start that is under way has come to something.
+    async fn decided(&self, id: Uuid, home: &Home, patience: Duration) -> Result<(), DriverError> {
+        let mut pulses = self.pulses.subscribe();
+        let wait = async {
+            loop {
+                // Asked first: what the shim wrote last is then read.
+                let attended = home
+                    .is_attended()
+                    .map_err(|e| refused(format!("look after container {id}"), e))?;
+                let record = self.record(id, home)?;
+                let begun = self.watched.lock().values().any(|watched| *watched == id);
+                match record {
+                    None | Some(Record::Starting { .. }) if attended || begun => {}
+                    _ => return Ok(()),
+                }
+                tokio::select! {
+                    _ = pulses.recv() => {}
+                    () = sleep(LOCK_STEP) => {}
+                }
+            }
+        };
+        let late = |_| DriverError::TimedOut {
+            action: format!("starting container {id}"),
+            after: patience,
+        };
+        timeout(patience, wait).await.map_err(late)?
+    }
+
+    pub(super) async fn stop(self: &Arc<Self>, id: Uuid, grace: Option<Duration>) -> Result<(), DriverError> {
+        let Some(home) = self.home(id)? else { return Ok(()) };
+        self.end(id, &home, grace).await?;
+        self.settle(id, &home).await
+    }
+
+    pub(super) async fn remove(self: &Arc<Self>, id: Uuid) -> Result<(), DriverError> {
+        let Some(home) = self.home(id)? else { return Ok(()) };
+        if home.path().exists() {
+            self.end(id, &home, None).await?;
+            self.settle(id, &home).await?;
+            let path = home.path().to_owned();
+            blocking(move || match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(refused(format!("remove {}", path.display()), error))
+                }
+                _ => Ok(()),
+            })
+            .await?;
+        }
+        self.group(id)?.remove().await.map_err(host)?;
+        fs::remove_file(self.link(id)).map_err(|e| refused(format!("forget container {id}"), e))?;
+        self.locks.lock().retain(|_, lock| Arc::strong_count(lock) > 1);
+        info!(workload = %id, "removed a container");
+        Ok(())
+    }
+
+    pub(super) async fn freeze(self: &Arc<Self>, id: Uuid, freeze: bool) -> Result<(), DriverError> {
+        let (verb, done) = if freeze {
+            ("pause", State::Paused)
+        } else {
+            ("resume", State::Running { pid: 0 })
+        };
+        let state = self.state(id).await?;
+        let already = std::mem::discriminant(&state) == std::mem::discriminant(&done);
+        match (already, &state) {
+            (true, _) => return Ok(()),
+            (false, State::Running { .. } | State::Paused) => {}
+            _ => {
+                return Err(DriverError::Host(format!(
+                    "container {id} does not run, so it cannot {verb}"
+                )));
+            }
+        }
+        let Some(home) = self.home(id)? else { return Ok(()) };
+        self.runc(&home, &[verb]).await
+    }
+
+    /// Ends the container's first process, and with it all others.
+    async fn end(self: &Arc<Self>, id: Uuid, home: &Home, grace: Option<Duration>) -> Result<(), DriverError> {
+        // One that is being started cannot be signalled yet.
+        self.decided(id, home, START_WITHIN).await?;
+        let Some(Record::Running { init, .. }) = self.record(id, home)? else {
+            return Ok(());
+        };
+        let Some(process) = Process::find(init) else {
+            return Ok(());
+        };
+        fs::write(home.file("stop"), []).map_err(|e| refused(format!("stop container {id}"), e))?;
+        if freezer::is_frozen(init.pid) {
+            self.runc(home, &["resume"]).await?;
+        }
+        if let Some(grace) = grace {
+            let number = home
+                .spec()
+                .ok()
+                .flatten()
+                .map_or(Signal::SIGTERM as i32, |spec| spec.stop_signal);
+            match Signal::try_from(number) {
+                Ok(signal) => process.signal(signal).map_err(host)?,
+                Err(_) => self.runc(home, &["kill", &number.to_string()]).await?, // a real-time signal
+            }
+            if timeout(grace, process.wait()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        process.signal(Signal::SIGKILL).map_err(host)?;
+        let patience = END_WITHIN;
+        timeout(patience, process.wait())
+            .await
+            .map(drop)
+            .map_err(|_| DriverError::TimedOut {
+                action: format!("ending container {id}"),
+                after: patience,
+            })
+    }
+
+    /// Waits until a container that has ended, or was never started whole, has left nothing but its record and its disk.
+    /// Does nothing to one that runs.
+    pub(super) async fn settle(&self, id: Uuid, home: &Home) -> Result<(), DriverError> {
+        let Some(record) = self.record(id, home)? else {
+            return Ok(());
+        };
+        if let Some(shim) = Process::find(record.shim()) {
+            if let Record::Running { init, .. } = record
+                && Process::find(init).is_some()
+            {
+                return Ok(());
+            }
+            let ended = timeout(END_WITHIN, shim.wait()).await;
+            ended.map_err(|_| DriverError::TimedOut {
+                action: format!("cleaning up container {id}"),
+                after: END_WITHIN,
+            })?;
+        }
+        let record = self.record(id, home)?;
+        let last = match record {
+            Some(Record::Running { init, .. }) if Process::find(init).is_some() => return Ok(()),
+            Some(Record::Running { shim, .. }) => Record::Exited {
+                shim,
+                code: None,
+                at: 0,
+            },
+            Some(Record::Starting { shim }) => Record::Failed {
+                shim,
+                reason: "the start was interrupted".into(),
+                broken: false,
+                at: 0,
+            },
+            _ => return self.clean(id, home).await,
+        };
+        if let Record::Failed { shim, .. } = last {
+            end_orphans(shim).await?;
+        }
+        self.clean(id, home).await?;
+        self.group(id)?.remove().await.map_err(host)?;
+        let spec = home
+            .spec()
+            .map_err(|e| refused(format!("read the specification of container {id}"), e))?;
+        let Some(spec) = spec else { return Ok(()) };
+        home.write_record(&spec, &last)
+            .map_err(|e| refused(format!("write the record of container {id}"), e))
+    }
+
+    /// Removes what a killed shim could not.
+    async fn clean(&self, id: Uuid, home: &Home) -> Result<(), DriverError> {
+        if home.file("runc").join(id.simple().to_string()).exists() {
+            self.runc(home, &["delete", "--force"]).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn state(&self, id: Uuid) -> Result<State, DriverError> {
+        let Some(home) = self.home(id)? else {
+            return Ok(State::Absent);
+        };
+        let mut pulses = self.pulses.subscribe();
+        // Long enough for a shim that is about to write what happens, and not longer.
+        let deadline = tokio::time::Instant::now() + ANSWER_WITHIN;
+        loop {
+            let attended = home
+                .is_attended()
+                .map_err(|e| refused(format!("look after container {id}"), e))?;
+            match self.record(id, &home)? {
+                Some(Record::Exited { code, .. }) => return Ok(State::Stopped { exit_code: code }),
+                Some(Record::Failed { reason, .. }) => return Ok(State::Failed { reason }),
+                Some(Record::Running { init, .. }) if Process::find(init).is_some() => {
+                    let paused = freezer::is_frozen(init.pid);
+                    return Ok(if paused {
+                        State::Paused
+                    } else {
+                        State::Running { pid: init.pid }
+                    });
+                }
+                Some(Record::Running { .. } | Record::Starting { .. }) | None => {}
+            }
+            if !attended || tokio::time::Instant::now() >= deadline {
+                return Ok(State::Stopped { exit_code: None });
+            }
+            tokio::select! {
+                _ = pulses.recv() => {}
+                () = sleep(LOCK_STEP) => {}
+            }
+        }
+    }
+}
+
+/// Ends what a shim that was killed on the way to a container has left: calls of runc, which would go on and make one.
+async fn end_orphans(shim: Identity) -> Result<(), DriverError> {
+    let orphans = blocking(move || Ok(runtimes_of_session(shim.pid))).await?;
+    for orphan in orphans {
+        orphan.signal(Signal::SIGKILL).map_err(host)?;
+        let ended = timeout(END_WITHIN, orphan.wait()).await;
+        ended.map_err(|_| DriverError::TimedOut {
+            action: format!("ending process {}", orphan.pid()),
+            after: END_WITHIN,
+        })?;
+    }
+    Ok(())
+}
+
+/// Processes called runc of the session that a shim was the leader of. The name is asked for because the number may be
+/// another session's by now.
+fn runtimes_of_session(session: u32) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let Some((name, rest)) = stat.rsplit_once(") ") else {
+            return false;
+        };
+        // The fields after the name: state, parent, group, session. Source: proc_pid_stat(5).
+        name.contains("(runc") && rest.split(' ').nth(3) == Some(session.to_string().as_str())
+    })
+    .filter_map(|pid| Process::find(Identity::of(pid)?))
+    .collect()
+}

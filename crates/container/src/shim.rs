@@ -1,0 +1,498 @@
+//! The small process beside each container: makes its place, starts it, keeps its output, records its end.
+//!
+//! It is started by the driver as a hidden subcommand and needs nobody afterwards: it is the container's parent (by way
+//! of being the "subreaper"), so only it learns the exit code. It has one thread and no runtime, and a few megabytes.
+//!
+//! ```text
+//! run DIR:    record starting ─► namespaces, network, mounts, runc ─► record running ─► loop ─► record exited
+//! adopt DIR:  (the shim before was killed)                            record running ─► loop ─► record exited, code unknown
+//! ```
+//! Its mounts are in a mount namespace of its own and end with it (the container holds its own copy). When the container
+//! has ended, its network devices go back to where they came from, so that it can be started again.
+
+mod console;
+mod network;
+mod place;
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, unix::fs::chown},
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use madang_host::{
+    cgroup::{Group, Hierarchies},
+    process::{Identity, Process},
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        prctl::set_child_subreaper,
+        resource::{Resource, setrlimit},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, mkfifo},
+};
+
+pub(crate) use self::console::tail;
+use uuid::Uuid;
+
+use self::{console::Console, network::Moved};
+use crate::{
+    archive::ImageError,
+    record::{Home, Lock, Record, Spec},
+    runtime::OPEN_FILES,
+};
+
+/// How long runc may take before the start is given up; it usually takes 20 ms.
+const START_MS: u64 = 30_000;
+/// How long the program may take from runc's end to its first instruction before it is called running anyway.
+const EXEC_MS: u64 = 500;
+/// While waiting for that, how often to look.
+const EXEC_STEP_MS: u16 = 1;
+/// How often the container's lock is tried, and how long in between: two seconds together.
+const LOCK_TRIES: u32 = 400;
+const LOCK_STEP_MS: u16 = 5;
+/// How often an adopted container is looked at; nothing tells of a stranger's child.
+const ADOPTED_STEP_MS: u16 = 200;
+
+/// Why a container could not be started.
+struct Failure {
+    reason: String,
+    broken: bool,
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Self {
+            broken: matches!(error, ImageError::Broken(_)),
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<madang_host::Error> for Failure {
+    fn from(error: madang_host::Error) -> Self {
+        Self {
+            broken: false,
+            reason: error.chain(),
+        }
+    }
+}
+
+impl Failure {
+    fn host(action: &str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self {
+            broken: false,
+            reason: format!("could not {action}: {source}"),
+        }
+    }
+
+    fn errno(action: &str) -> impl FnOnce(Errno) -> Self {
+        move |source| Self::host(action)(source.into())
+    }
+}
+
+/// The shim's `main`: `args` are `run DIR RUN` or `adopt DIR RUN`, what follows the subcommand's name. Must be called before any
+/// thread is started. What goes wrong ends up in the record and, for people, on standard error.
+pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let (verb, dir, run) = (args.next(), args.next(), args.next());
+    let run = run.and_then(|run| Uuid::parse_str(run.to_str()?).ok());
+    let (Some(verb), Some(dir), Some(run)) = (verb.as_deref().and_then(|verb| verb.to_str()), dir, run) else {
+        eprintln!("this is started by madang for its containers: run DIR RUN | adopt DIR RUN");
+        return ExitCode::from(2);
+    };
+    let result = match verb {
+        "run" => Shim::open(Path::new(&dir), run).and_then(Shim::run),
+        "adopt" => Shim::open(Path::new(&dir), run).and_then(Shim::adopt),
+        _ => Err(Failure {
+            reason: format!("unknown verb {verb:?}"),
+            broken: false,
+        }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}: {}", Path::new(&dir).display(), failure.reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Shim {
+    home: Home,
+    spec: Spec,
+    own: Identity,
+    console: Console,
+    children: SignalFd,
+    moved: Vec<Moved>,
+    /// Held for as long as the process lives: there is one shim per container.
+    _lock: Lock,
+}
+
+/// The container's first process as its shim knows it.
+struct Init {
+    identity: Identity,
+    /// Set when it has ended: its exit code, or none when unknown.
+    ended: Option<Option<i32>>,
+}
+
+impl Shim {
+    fn open(dir: &Path, run: Uuid) -> Result<Self, Failure> {
+        let home = Home::at(dir.to_owned());
+        let lock = lock(&home)?;
+        let spec = home.spec().map_err(Failure::host("read spec.json"))?;
+        let spec = spec.ok_or_else(|| Failure {
+            reason: "there is no spec.json".into(),
+            broken: false,
+        })?;
+        if spec.run != run {
+            return Err(Failure {
+                reason: "this run is over: another has been asked for".into(),
+                broken: false,
+            });
+        }
+        let own = Identity::of(std::process::id()).ok_or_else(|| Failure {
+            reason: "this process is not in /proc".into(),
+            broken: false,
+        })?;
+        set_child_subreaper(true).map_err(Failure::errno("become the container's parent"))?;
+        // Children start with an empty mask, because the standard library resets it.
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block().map_err(Failure::errno("block SIGCHLD"))?;
+        let children = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(Failure::errno("watch children"))?;
+        let output = home.file("output");
+        match mkfifo(&output, nix::sys::stat::Mode::from_bits_truncate(0o600)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(Failure::errno("make the output fifo")(error)),
+        }
+        // The container's user may open its own /dev/stdout again.
+        let root = spec.ids().host_id(0);
+        chown(&output, Some(root), Some(root)).map_err(Failure::host("give the output fifo to the container"))?;
+        let console = Console::open(&home).map_err(Failure::host("open the console"))?;
+        Ok(Self {
+            home,
+            spec,
+            own,
+            console,
+            children,
+            moved: Vec::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Starts the container and stays until it has ended.
+    fn run(mut self) -> Result<(), Failure> {
+        self.record(&Record::Starting { shim: self.own })?;
+        match self.start() {
+            Ok(init) => self.attend(init, PollTimeout::NONE),
+            Err(failure) => {
+                let reason = failure.reason.clone();
+                self.give_back();
+                self.clean();
+                self.record(&Record::Failed {
+                    shim: self.own,
+                    reason,
+                    broken: failure.broken,
+                    at: now(),
+                })?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Takes over a container whose shim was killed. Its exit code cannot be known any more.
+    fn adopt(mut self) -> Result<(), Failure> {
+        let Some(Record::Running { init, .. }) = self.home.record().map_err(Failure::host("read record.json"))? else {
+            return Ok(());
+        };
+        self.moved = network::find_again(&self.spec, init.pid);
+        self.attend(
+            Init {
+                identity: init,
+                ended: None,
+            },
+            PollTimeout::from(ADOPTED_STEP_MS),
+        )
+    }
+
+    fn start(&mut self) -> Result<Init, Failure> {
+        raise_open_files();
+        let place = place::make(&self.home, &self.spec, |namespaces| {
+            network::move_in(&self.spec, namespaces, &mut self.moved)
+        })?;
+        self.clean();
+        let runc_log = self.home.file("runc.log");
+        let pid_file = self.home.file("pid");
+        // The last is runc's own on the way to the pid file; a killed runc leaves it, and the next one refuses.
+        for stale in [&runc_log, &pid_file, &self.home.file(".pid")] {
+            // Missing is what it should be; anything else shows when it is written.
+            let _ = fs::remove_file(stale);
+        }
+        // Open for reading too, so that there is always a reader: a killed shim must not break the container's output.
+        let output = File::options()
+            .read(true)
+            .write(true)
+            .open(self.home.file("output"))
+            .map_err(Failure::host("open the output fifo"))?;
+        let also = output.try_clone().map_err(Failure::host("open the output fifo"))?;
+        let child = Command::new(&self.spec.runc)
+            .arg("--root")
+            .arg(self.home.file("runc"))
+            .arg("--log")
+            .arg(&runc_log)
+            .args([
+                "--log-format",
+                "json",
+                "run",
+                "--detach",
+                "--no-new-keyring",
+                "--bundle",
+            ])
+            .arg(&place.bundle)
+            .arg("--pid-file")
+            .arg(&pid_file)
+            .arg(self.spec.runc_id())
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(also)
+            .spawn()
+            .map_err(|error| Failure {
+                reason: format!("could not start {}: {error}", self.spec.runc.display()),
+                broken: false,
+            })?;
+        self.wait_for_runc(child, &runc_log)?;
+        let pid = fs::read_to_string(&pid_file)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        let pid = pid.ok_or_else(|| Failure {
+            reason: "runc did not say which process it started".into(),
+            broken: false,
+        })?;
+        let identity = Identity::of(pid).unwrap_or(Identity { pid, started: 0 });
+        let mut init = Init { identity, ended: None };
+        self.wait_for_program(&mut init)?;
+        Ok(init)
+    }
+
+    /// Waits for runc, copying the output meanwhile.
+    fn wait_for_runc(&mut self, mut child: Child, log: &Path) -> Result<(), Failure> {
+        let pid = Pid::from_raw(child.id() as i32);
+        let mut waited: u64 = 0;
+        let code = loop {
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map_err(Failure::errno("wait for runc"))? {
+                WaitStatus::Exited(_, code) => break code,
+                WaitStatus::Signaled(_, signal, _) => break 128 + signal as i32,
+                _ => {}
+            }
+            if waited >= START_MS {
+                // It is not waited for any more; the clean-up ends what it has started.
+                let _ = child.kill();
+                return Err(Failure {
+                    reason: format!("runc did not start the container within {} seconds", START_MS / 1000),
+                    broken: false,
+                });
+            }
+            self.pump(PollTimeout::from(100_u16))?;
+            waited += 100;
+        };
+        if code == 0 { Ok(()) } else { Err(complaint(log, code)) }
+    }
+
+    /// runc returns just before the program is executed; waits until it is, so that "running" is true.
+    fn wait_for_program(&mut self, init: &mut Init) -> Result<(), Failure> {
+        let comm = format!("/proc/{}/comm", init.identity.pid);
+        for _ in 0..EXEC_MS {
+            self.collect(init)?;
+            let is_runc = fs::read_to_string(&comm).is_ok_and(|name| name.starts_with("runc:["));
+            if init.ended.is_some() || !is_runc {
+                break;
+            }
+            self.pump(PollTimeout::from(EXEC_STEP_MS))?;
+        }
+        Ok(())
+    }
+
+    /// Records that it runs, copies its output until it has ended, and records that. With a `step`, it is no child of
+    /// ours and has to be looked at that often.
+    fn attend(mut self, mut init: Init, step: PollTimeout) -> Result<(), Failure> {
+        self.record(&Record::Running {
+            shim: self.own,
+            init: init.identity,
+        })?;
+        self.leave_madangs_group();
+        while init.ended.is_none() {
+            self.pump(step)?;
+            self.collect(&mut init)?;
+            if step != PollTimeout::NONE && init.ended.is_none() && Process::find(init.identity).is_none() {
+                init.ended = Some(None);
+            }
+        }
+        self.console.drain().map_err(Failure::host("copy the output"))?;
+        let code = init.ended.flatten();
+        let record = self.how_it_ended(code);
+        self.give_back();
+        self.record(&record)?;
+        self.clean();
+        Ok(())
+    }
+
+    /// Moves out of the control group of whoever started this, which may be ended as a whole. Only now, because the
+    /// kernel lets a move wait for all processors to come by, 10 ms and more: nobody has to wait for that.
+    fn leave_madangs_group(&self) {
+        let group = Group::new(&Hierarchies::detect(), &self.spec.shims);
+        if let Err(error) = group.and_then(|group| group.add(self.own.pid)) {
+            eprintln!("{}", error.chain());
+        }
+    }
+
+    fn how_it_ended(&self, code: Option<i32>) -> Record {
+        let (shim, at) = (self.own, now());
+        let out_of_memory = || {
+            let group = Group::new(&Hierarchies::detect(), &self.spec.cgroup);
+            group.is_ok_and(|group| group.usage().out_of_memory_kills > 0)
+        };
+        let killed = code.is_none_or(|code| code == 128 + Signal::SIGKILL as i32);
+        if killed && !self.home.is_stopping() && out_of_memory() {
+            let mib = self.spec.memory_bytes >> 20;
+            let reason = format!("the container needed more than its {mib} MiB of memory and was ended by the kernel");
+            return Record::Failed {
+                shim,
+                reason,
+                broken: false,
+                at,
+            };
+        }
+        Record::Exited { shim, code, at }
+    }
+
+    /// Waits for output or the end of a child, and copies output.
+    fn pump(&mut self, patience: PollTimeout) -> Result<(), Failure> {
+        let mut polled = [
+            PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.console.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut polled, patience) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(Failure::errno("wait for the container")(error)),
+        }
+        // Emptied, so that it is silent until the next child ends; who it was is asked of `waitpid`.
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        self.console.copy().map_err(Failure::host("copy the output"))
+    }
+
+    /// Takes every child that has ended; the container's orphans become ours too.
+    fn collect(&self, init: &mut Init) -> Result<(), Failure> {
+        loop {
+            let (pid, code) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, code),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => return Err(Failure::errno("wait for the container")(error)),
+            };
+            if pid.as_raw() as u32 == init.identity.pid {
+                init.ended = Some(Some(code));
+            }
+        }
+    }
+
+    /// Returns the network devices. What cannot be returned is made anew by the network's agent.
+    fn give_back(&mut self) {
+        for moved in self.moved.drain(..).rev() {
+            if let Err(failure) = moved.give_back() {
+                eprintln!("{}", failure.reason);
+            }
+        }
+    }
+
+    /// Removes what runc keeps and its control groups, from this run or one that was cut short.
+    fn clean(&self) {
+        if let Err(error) = remove_runtime_state(&self.home, &self.spec) {
+            eprintln!("{}", error.reason);
+        }
+    }
+
+    fn record(&self, record: &Record) -> Result<(), Failure> {
+        self.home
+            .write_record(&self.spec, record)
+            .map_err(Failure::host("write record.json"))
+    }
+}
+
+/// Takes the container's lock, with some patience for those who only look whether it is held.
+fn lock(home: &Home) -> Result<Lock, Failure> {
+    for _ in 0..LOCK_TRIES {
+        if let Some(lock) = home.try_lock().map_err(Failure::host("lock the container"))? {
+            return Ok(lock);
+        }
+        // Nothing to wait for but time.
+        poll(&mut [], PollTimeout::from(LOCK_STEP_MS)).map_err(Failure::errno("wait for the container's lock"))?;
+    }
+    Err(Failure {
+        reason: "the container has a shim already".into(),
+        broken: false,
+    })
+}
+
+/// Raised here, because the container's root has no right to; a madang that is itself confined may not have it either,
+/// and the container gets as many as there are.
+fn raise_open_files() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES) {
+        eprintln!("the container gets fewer than {OPEN_FILES} open files: {error}");
+    }
+}
+
+/// Ends what is left of the container and removes runc's state and control groups.
+fn remove_runtime_state(home: &Home, spec: &Spec) -> Result<(), Failure> {
+    if !home.file("runc").join(spec.runc_id()).exists() {
+        return Ok(());
+    }
+    let output = Command::new(&spec.runc)
+        .arg("--root")
+        .arg(home.file("runc"))
+        .args(["delete", "--force", &spec.runc_id()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output()
+        .map_err(Failure::host("start runc to remove the container"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Failure {
+        reason: format!("runc could not remove the container: {said}"),
+        broken: false,
+    })
+}
+
+/// What runc said last in its log, in words for a user.
+fn complaint(log: &Path, code: i32) -> Failure {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let last = text.lines().rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        (line["level"] == "error").then(|| line["msg"].as_str().map(str::to_owned))?
+    });
+    let message = last.unwrap_or_else(|| format!("exit code {code}"));
+    let message = message.strip_prefix("runc run failed: ").unwrap_or(&message);
+    Failure {
+        reason: format!("runc could not start the container: {message}"),
+        broken: false,
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,228 @@
+//! Moves a container's network devices in, configures them, and moves them back out.
+//!
+//! Blocking netlink, a request and its answer at a time: the shim has no runtime, and a dozen requests need none.
+
+use std::{
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    rc::Rc,
+};
+
+use ipnet::IpNet;
+use madang_host::userns::Namespaces;
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns},
+};
+use rtnetlink::{
+    LinkUnspec, RouteMessageBuilder,
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+    },
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+
+use super::Failure;
+use crate::record::{Spec, SpecNic};
+
+/// A device that was moved in, and the way back.
+pub(super) struct Moved {
+    container: Rc<OwnedFd>,
+    home: OwnedFd,
+    /// Its name at home.
+    peer: String,
+    /// Its name in the container.
+    name: String,
+}
+
+/// Moves all devices in and configures them; `moved` grows by each, also when a later one fails.
+pub(super) fn move_in(spec: &Spec, namespaces: &Namespaces, moved: &mut Vec<Moved>) -> Result<(), Failure> {
+    let container = namespaces
+        .net
+        .try_clone()
+        .map_err(Failure::host("hold the container's network namespace"))?;
+    let container = Rc::new(container);
+    inside(&container, |link| link.up("lo", None))??;
+    for (i, nic) in spec.nics.iter().enumerate() {
+        let home = open_home(nic)?;
+        let name = format!("eth{i}");
+        inside(&home, |link| {
+            link.hand_over(&nic.peer, &container, &name, Some(nic.mac))
+        })??;
+        moved.push(Moved {
+            container: container.clone(),
+            home,
+            peer: nic.peer.clone(),
+            name: name.clone(),
+        });
+        inside(&container, |link| link.configure(nic, &name))??;
+    }
+    Ok(())
+}
+
+/// The devices of a container that runs already.
+pub(super) fn find_again(spec: &Spec, pid: u32) -> Vec<Moved> {
+    let Ok(container) = File::open(format!("/proc/{pid}/ns/net")) else {
+        return Vec::new();
+    };
+    let container = Rc::new(OwnedFd::from(container));
+    let found = spec.nics.iter().enumerate().filter_map(|(i, nic)| {
+        let home = open_home(nic).ok()?;
+        Some(Moved {
+            container: container.clone(),
+            home,
+            peer: nic.peer.clone(),
+            name: format!("eth{i}"),
+        })
+    });
+    found.collect()
+}
+
+impl Moved {
+    /// Moves it back under its old name.
+    pub fn give_back(self) -> Result<(), Failure> {
+        inside(&self.container, |link| {
+            link.hand_over(&self.name, &self.home, &self.peer, None)
+        })?
+    }
+}
+
+fn open_home(nic: &SpecNic) -> Result<OwnedFd, Failure> {
+    let file = File::open(&nic.netns);
+    file.map(OwnedFd::from).map_err(Failure::host(&format!(
+        "open the network namespace {} of device {}",
+        nic.netns.display(),
+        nic.peer
+    )))
+}
+
+/// Runs `work` with a netlink socket of another network namespace, in which names of devices are looked up too.
+fn inside<T>(namespace: &OwnedFd, work: impl FnOnce(&mut Link) -> T) -> Result<T, Failure> {
+    let own = File::open("/proc/self/ns/net").map_err(Failure::host("open the own network namespace"))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(Failure::errno("enter a network namespace"))?;
+    let result = Link::open()
+        .map(|mut link| work(&mut link))
+        .map_err(Failure::host("open a netlink socket"));
+    setns(own.as_fd(), CloneFlags::CLONE_NEWNET).map_err(Failure::errno("leave a network namespace"))?;
+    result
+}
+
+struct Link {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Link {
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Moves the device `from` into another namespace under another name.
+    fn hand_over(&mut self, from: &str, to: &OwnedFd, name: &str, mac: Option<[u8; 6]>) -> Result<(), Failure> {
+        let index = index(from)?;
+        let mut message = LinkUnspec::new_with_index(index).name(name).setns_by_fd(to.as_raw_fd());
+        if let Some(mac) = mac {
+            message = message.address(mac.to_vec());
+        }
+        self.request(RouteNetlinkMessage::SetLink(message.build()), 0)
+            .map_err(Failure::host(&format!("move network device {from}")))
+    }
+
+    fn configure(&mut self, nic: &SpecNic, name: &str) -> Result<(), Failure> {
+        let index = index(name)?;
+        for address in &nic.addresses {
+            self.add_address(index, *address)?;
+        }
+        self.up(name, Some(nic.mtu))?;
+        for (destination, via) in &nic.routes {
+            self.add_route(index, *destination, *via)?;
+        }
+        if let Some(gateway) = nic.gateway {
+            let all: IpNet = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" }
+                .parse()
+                .expect("a literal network");
+            self.add_route(index, all, gateway)?;
+        }
+        Ok(())
+    }
+
+    fn up(&mut self, name: &str, mtu: Option<u16>) -> Result<(), Failure> {
+        let mut message = LinkUnspec::new_with_index(index(name)?).up();
+        if let Some(mtu) = mtu {
+            message = message.mtu(u32::from(mtu));
+        }
+        self.request(RouteNetlinkMessage::SetLink(message.build()), 0)
+            .map_err(Failure::host(&format!("bring up network device {name}")))
+    }
+
+    fn add_address(&mut self, index: u32, address: IpNet) -> Result<(), Failure> {
+        let mut message = AddressMessage::default();
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = index;
+        message.header.family = if address.addr().is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        // The address was allocated to this port alone: asking the neighbours would only delay its use.
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Address(address.addr()));
+        if let IpNet::V4(v4) = address {
+            message.attributes.push(AddressAttribute::Local(address.addr()));
+            message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+        }
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(Failure::host(&format!("give the container the address {address}")))
+    }
+
+    fn add_route(&mut self, index: u32, destination: IpNet, via: IpAddr) -> Result<(), Failure> {
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.addr(), destination.prefix_len())
+            .and_then(|route| route.gateway(via))
+            .map_err(|error| Failure {
+                reason: format!("the route to {destination} via {via} is impossible: {error}"),
+                broken: true,
+            })?;
+        // The gateway may be outside the subnet, as the host's own next hops sometimes are.
+        let message = message.output_interface(index).onlink().build();
+        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(Failure::host(&format!(
+                "give the container the route to {destination} via {via}"
+            )))
+    }
+
+    /// Sends a request and waits for its acknowledgement.
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full()?;
+            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
+            if answer.header.sequence_number != self.sequence {
+                continue;
+            }
+            return match answer.payload {
+                NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+                _ => Ok(()),
+            };
+        }
+    }
+}
+
+fn index(name: &str) -> Result<u32, Failure> {
+    if_nametoindex(name).map_err(Failure::errno(&format!("find network device {name}")))
+}

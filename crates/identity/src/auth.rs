@@ -1,0 +1,373 @@
+//! Logging in: from a proof of who asks to a token.
+//!
+//! Whatever is wrong with a proof, the answer is the same 401 and takes about as long; the log has the reason.
+
+pub mod api;
+pub mod render;
+pub mod request;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use madang_http::Failure;
+use madang_store::Resource;
+use tracing::info;
+use uuid::Uuid;
+
+use crate::{
+    Identity,
+    application_credential::ApplicationCredential,
+    assignment::{On, effective},
+    project::{Project, domain_of, name_key},
+    token::{Claims, Methods, ScopeClaim, validate::Validated},
+    trust::{self, Trust},
+    user::User,
+};
+
+/// A request for a token.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The proofs; all must hold, and for the same user.
+    pub proofs: Vec<Proof>,
+    /// What the token is to be for.
+    pub scope: ScopeRequest,
+}
+
+/// How somebody shows who it is.
+#[derive(Clone)]
+pub enum Proof {
+    /// A user's password.
+    Password {
+        /// The user.
+        user: UserRef,
+        /// The password.
+        password: String,
+    },
+    /// A token that still holds.
+    Token(String),
+    /// An application credential.
+    ApplicationCredential {
+        /// Which.
+        credential: CredentialRef,
+        /// Its secret.
+        secret: String,
+    },
+}
+
+impl std::fmt::Debug for Proof {
+    /// Without secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Password { user, .. } => write!(f, "password of {user:?}"),
+            Self::Token(_) => write!(f, "token"),
+            Self::ApplicationCredential { credential, .. } => write!(f, "{credential:?}"),
+        }
+    }
+}
+
+/// A user as requests name it.
+#[derive(Clone, Debug)]
+pub enum UserRef {
+    /// By id.
+    Id(String),
+    /// By name within a domain.
+    Name(String, DomainRef),
+}
+
+/// A domain as requests name it.
+#[derive(Clone, Debug)]
+pub enum DomainRef {
+    /// By id.
+    Id(String),
+    /// By name.
+    Name(String),
+}
+
+/// An application credential as requests name it.
+#[derive(Clone, Debug)]
+pub enum CredentialRef {
+    /// By id.
+    Id(String),
+    /// By name among a user's.
+    Name(String, UserRef),
+}
+
+/// What a token is to be for.
+#[derive(Clone, Debug)]
+pub enum ScopeRequest {
+    /// Nothing was said: the user's default project where it has one, else unscoped.
+    Default,
+    /// Nothing.
+    Unscoped,
+    /// A project by id.
+    Project(String),
+    /// A project by name within a domain.
+    ProjectNamed(String, DomainRef),
+    /// A domain.
+    Domain(DomainRef),
+    /// The whole deployment.
+    System,
+    /// What a trust gives, by its id.
+    Trust(String),
+}
+
+/// Who a proof stands for, and what it brings into the token.
+struct Proved {
+    user: Arc<Resource<User>>,
+    method: Methods,
+    /// The token that was shown.
+    token: Option<Arc<Validated>>,
+    credential: Option<Arc<Resource<ApplicationCredential>>>,
+}
+
+impl Identity {
+    /// Gives a token for proofs that hold.
+    ///
+    /// # Errors
+    /// 401 whatever is wrong with the proofs or the scope; 403 for an application credential's token that wants more.
+    pub async fn login(&self, login: Login) -> Result<(String, Arc<Validated>), Failure> {
+        let mut proved = Vec::with_capacity(login.proofs.len());
+        for proof in &login.proofs {
+            let holds = self.prove(proof).await?;
+            proved.push(holds.ok_or_else(|| refused(proof, "the proof does not hold"))?);
+        }
+        let first = proved.first().ok_or_else(unauthenticated)?;
+        if proved.iter().any(|other| other.user.name() != first.user.name()) {
+            return Err(refused(&login.proofs[0], "the proofs are of different users"));
+        }
+        let claims = match &login.scope {
+            ScopeRequest::Trust(id) => self.trust_claims(&proved, id).await?,
+            scope => self.claims(&proved, scope)?,
+        };
+        let token = self.keys.seal(&claims);
+        let validated = self.examine(claims, self.epoch());
+        let validated = Arc::new(validated.map_err(|void| refused(&login.proofs[0], &void.to_string()))?);
+        self.tokens.insert(token.clone(), Arc::clone(&validated));
+        Ok((token, validated))
+    }
+
+    async fn prove(&self, proof: &Proof) -> Result<Option<Proved>, Failure> {
+        match proof {
+            Proof::Password { user, password } => {
+                let user = self.find_user(user);
+                let kept = user.as_ref().and_then(|user| user.spec.password.as_deref());
+                let fits = self.passwords.verify(password, kept).await?;
+                let user = user.filter(|user| fits && self.may_log_in(user));
+                Ok(user.map(|user| Proved {
+                    user,
+                    method: Methods::PASSWORD,
+                    token: None,
+                    credential: None,
+                }))
+            }
+            Proof::Token(token) => {
+                let Ok(token) = self.validate(token) else {
+                    return Ok(None);
+                };
+                let user = self.store.get::<User>(&User::key(&token.claims.user_id));
+                Ok(user.map(|user| Proved {
+                    user,
+                    method: Methods::TOKEN,
+                    token: Some(token),
+                    credential: None,
+                }))
+            }
+            Proof::ApplicationCredential { credential, secret } => {
+                let credential = self.find_credential(credential);
+                let kept = credential.as_ref().map(|credential| credential.spec.secret.as_str());
+                let fits = self.passwords.verify(secret, kept).await?;
+                let credential = credential.filter(|_| fits);
+                let user = credential
+                    .as_ref()
+                    .and_then(|c| self.store.get::<User>(&User::key(&c.spec.user_id)));
+                let user = user.filter(|user| self.may_log_in(user));
+                let method = Methods::APPLICATION_CREDENTIAL;
+                Ok(user.map(|user| Proved {
+                    user,
+                    method,
+                    token: None,
+                    credential,
+                }))
+            }
+        }
+    }
+
+    fn may_log_in(&self, user: &Resource<User>) -> bool {
+        let domain = self.store.get::<Project>(&Project::key(&user.spec.domain_id));
+        user.spec.enabled && domain.is_some_and(|domain| domain.spec.enabled)
+    }
+
+    fn claims(&self, proved: &[Proved], scope: &ScopeRequest) -> Result<Claims, Failure> {
+        let user = &proved[0].user;
+        let shown = proved.iter().find_map(|p| p.token.as_ref());
+        let credential = proved.iter().find_map(|p| p.credential.as_ref());
+        if shown.is_some_and(|token| token.claims.trust.is_some()) {
+            return Err(Failure::forbidden("a trust's token cannot be used to get another"));
+        }
+        let inherited = shown.and_then(|token| token.claims.application_credential.clone());
+        let credential_id = credential.map(|c| c.name().to_owned()).or(inherited);
+        let scope = match credential {
+            Some(_) if !matches!(scope, ScopeRequest::Default) => {
+                info!(user = user.name(), "an application credential cannot ask for a scope");
+                return Err(unauthenticated());
+            }
+            Some(credential) => ScopeClaim::Project(credential.spec.project_id.clone()),
+            None => match (scope, shown) {
+                // Its default project may be another than the one that the credential is for.
+                (ScopeRequest::Default, Some(token)) if credential_id.is_some() => token.claims.scope.clone(),
+                (scope, _) => self.find_scope(user, scope)?,
+            },
+        };
+        // A token from a token never reaches further than the one it came from.
+        if let Some(token) = shown.filter(|_| credential_id.is_some()) {
+            let narrower = scope == token.claims.scope || scope == ScopeClaim::Unscoped;
+            if !narrower {
+                let message = "an application credential's token cannot be scoped to anything else";
+                return Err(Failure::forbidden(message));
+            }
+        }
+        let now = now();
+        let methods = proved.iter().fold(Methods::default(), |all, p| all.and(p.method));
+        Ok(Claims {
+            user_id: user.name().to_owned(),
+            scope,
+            methods: shown.map_or(methods, |token| methods.and(token.claims.methods)),
+            audit: Uuid::new_v4(),
+            chain: shown.map(|token| token.claims.chain.unwrap_or(token.claims.audit)),
+            issued: now,
+            expires: shown.map_or(now + self.options.token_lifetime, |token| token.claims.expires),
+            application_credential: credential_id,
+            trust: None,
+        })
+    }
+
+    /// A token for what a trust gives: the trustee proved who it is, and acts as itself or in the trustor's name.
+    async fn trust_claims(&self, proved: &[Proved], id: &str) -> Result<Claims, Failure> {
+        let trust = self
+            .store
+            .get::<Trust>(&Trust::key(id))
+            .filter(|trust| !trust::rules::is_over(&trust.spec));
+        let trust = trust.filter(|trust| trust.spec.trustee_user_id == proved[0].user.name());
+        let trust = trust.ok_or_else(unauthenticated)?;
+        let plain = self.claims(proved, &ScopeRequest::Unscoped)?;
+        if plain.application_credential.is_some() {
+            return Err(Failure::forbidden(
+                "an application credential's token cannot be scoped to anything else",
+            ));
+        }
+        trust::rules::use_once(self, &trust).await?;
+        let spec = &trust.spec;
+        let user_id = if spec.impersonation {
+            &spec.trustor_user_id
+        } else {
+            &spec.trustee_user_id
+        };
+        Ok(Claims {
+            user_id: user_id.clone(),
+            scope: ScopeClaim::Project(spec.project_id.clone()),
+            expires: spec.expires.map_or(plain.expires, |end| end.min(plain.expires)),
+            issued: now(),
+            trust: Some(id.to_owned()),
+            ..plain
+        })
+    }
+
+    fn find_scope(&self, user: &Resource<User>, scope: &ScopeRequest) -> Result<ScopeClaim, Failure> {
+        let has_role = |on: On| !effective::roles(&self.store, user.name(), &on).is_empty();
+        let found = match scope {
+            ScopeRequest::Unscoped | ScopeRequest::Trust(_) => Some(ScopeClaim::Unscoped),
+            ScopeRequest::System => Some(ScopeClaim::System),
+            ScopeRequest::Project(id) => self
+                .usable_project(id)
+                .map(|p| ScopeClaim::Project(p.name().to_owned())),
+            ScopeRequest::ProjectNamed(name, domain) => self
+                .project_named(name, domain)
+                .map(|p| ScopeClaim::Project(p.name().to_owned())),
+            ScopeRequest::Domain(domain) => self
+                .find_domain(domain)
+                .map(|d| ScopeClaim::Domain(d.name().to_owned())),
+            ScopeRequest::Default => {
+                let default = user
+                    .spec
+                    .default_project_id
+                    .as_deref()
+                    .and_then(|id| self.usable_project(id));
+                let default = default.filter(|project| has_role(On::Project(project.name().to_owned())));
+                Some(default.map_or(ScopeClaim::Unscoped, |project| {
+                    ScopeClaim::Project(project.name().to_owned())
+                }))
+            }
+        };
+        found.ok_or_else(|| {
+            info!(user = user.name(), ?scope, "there is no such scope");
+            unauthenticated()
+        })
+    }
+
+    fn usable_project(&self, id: &str) -> Option<Arc<Resource<Project>>> {
+        let project = self.store.get::<Project>(&Project::key(id))?;
+        let domain = self.store.get::<Project>(&Project::key(domain_of(&project)))?;
+        (!project.spec.is_domain && project.spec.enabled && domain.spec.enabled).then_some(project)
+    }
+
+    fn project_named(&self, name: &str, domain: &DomainRef) -> Option<Arc<Resource<Project>>> {
+        let domain = self.find_domain(domain)?;
+        let found = self.store.cache::<Project>().by("name", &name_key(domain.name(), name));
+        self.usable_project(found.first()?.name())
+    }
+
+    /// An enabled domain.
+    pub(crate) fn find_domain(&self, domain: &DomainRef) -> Option<Arc<Resource<Project>>> {
+        let found = match domain {
+            DomainRef::Id(id) => self.store.get::<Project>(&Project::key(id)),
+            DomainRef::Name(name) => self
+                .store
+                .cache::<Project>()
+                .by("name", &name_key("", name))
+                .into_iter()
+                .next(),
+        };
+        found.filter(|domain| domain.spec.is_domain && domain.spec.enabled)
+    }
+
+    fn find_user(&self, user: &UserRef) -> Option<Arc<Resource<User>>> {
+        match user {
+            UserRef::Id(id) => self.store.get::<User>(&User::key(id)),
+            UserRef::Name(name, domain) => {
+                let domain = self.find_domain(domain)?;
+                self.store
+                    .cache::<User>()
+                    .by("name", &name_key(domain.name(), name))
+                    .into_iter()
+                    .next()
+            }
+        }
+    }
+
+    fn find_credential(&self, credential: &CredentialRef) -> Option<Arc<Resource<ApplicationCredential>>> {
+        match credential {
+            CredentialRef::Id(id) => self.store.get::<ApplicationCredential>(&ApplicationCredential::key(id)),
+            CredentialRef::Name(name, user) => {
+                let user = self.find_user(user)?;
+                let all = self.store.cache::<ApplicationCredential>().by("user", user.name());
+                all.into_iter().find(|credential| credential.spec.name == *name)
+            }
+        }
+    }
+}
+
+/// To the microsecond, which is what tokens keep.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
+/// What every failed proof is answered with.
+pub(crate) fn unauthenticated() -> Failure {
+    Failure::unauthenticated("The request you have made requires authentication.")
+}
+
+fn refused(proof: &Proof, why: &str) -> Failure {
+    info!(?proof, why, "no token given");
+    unauthenticated()
+}

@@ -1,0 +1,184 @@
+//! The handle that all of identity works with.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use madang_control::TaskGroup;
+use madang_http::Failure;
+use madang_store::{Change, Kind, Store, StoreBuilder};
+use moka::sync::Cache;
+
+use crate::{
+    Policy,
+    application_credential::{AccessRule, ApplicationCredential},
+    assignment::Assignment,
+    catalog::{
+        Endpoint, Region, Service,
+        filter::{EndpointChoice, EndpointGroup},
+    },
+    group::{Group, Membership},
+    password::Passwords,
+    policy_document::PolicyDocument,
+    project::Project,
+    role::{Implication, Role},
+    token::{
+        keys::{KeyRing, KeysError},
+        revocation::Revocation,
+        upkeep,
+        validate::Validated,
+    },
+    trust::Trust,
+    user::User,
+};
+
+/// How many tokens are kept validated. With its body one takes some 6 KiB.
+const TOKENS: u64 = 4096;
+/// A token that nobody showed for this long is examined anew.
+const TOKEN_IDLE: Duration = Duration::from_secs(600);
+
+/// Where keys are, and how long tokens live.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of the token keys; made when it is not there.
+    pub keys_dir: PathBuf,
+    /// How long a token lives. Keystone's default is an hour.
+    pub token_lifetime: SignedDuration,
+    /// How long after its end a token is still taken where `allow_expired` is asked. Keystone's default is two days.
+    pub expired_window: SignedDuration,
+}
+
+impl Options {
+    /// Keystone's lifetimes, with keys in `keys_dir`.
+    pub fn new(keys_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            keys_dir: keys_dir.into(),
+            token_lifetime: SignedDuration::from_hours(1),
+            expired_window: SignedDuration::from_hours(48),
+        }
+    }
+
+    pub(crate) fn keep_keys(&self) -> SignedDuration {
+        self.token_lifetime + self.expired_window
+    }
+}
+
+/// Why identity cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The token keys cannot be used.
+    #[error("the token keys cannot be used")]
+    Keys(#[from] KeysError),
+    /// Something else, in words.
+    #[error("identity cannot start: {0}")]
+    Start(String),
+}
+
+/// Users, projects, roles, tokens and policy of one cloud. Shared by every face.
+pub struct Identity {
+    pub(crate) store: Store,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) options: Options,
+    pub(crate) keys: KeyRing,
+    pub(crate) passwords: Passwords,
+    pub(crate) tokens: Cache<String, Arc<Validated>, ahash::RandomState>,
+    epoch: Arc<AtomicU64>,
+}
+
+impl Identity {
+    /// Opens identity over a store that [`crate::register`] took part in.
+    ///
+    /// # Errors
+    /// When the keys cannot be read or made.
+    pub async fn open(store: Store, policy: Policy, options: Options) -> Result<Arc<Self>, IdentityError> {
+        let dir = options.keys_dir.clone();
+        let (ring, passwords) =
+            tokio::task::spawn_blocking(move || (KeyRing::open(dir, Timestamp::now()), Passwords::new()))
+                .await
+                .map_err(|e| IdentityError::Start(e.to_string()))?;
+        let epoch = Arc::new(AtomicU64::new(0));
+        count_changes(&store, &epoch);
+        let tokens = Cache::builder().max_capacity(TOKENS).time_to_idle(TOKEN_IDLE);
+        Ok(Arc::new(Self {
+            store,
+            policy: Arc::new(policy),
+            options,
+            keys: ring?,
+            passwords: passwords.map_err(|failure| IdentityError::Start(failure.message))?,
+            tokens: tokens.build_with_hasher(ahash::RandomState::new()),
+            epoch,
+        }))
+    }
+
+    /// Starts what identity does in the background: rotating keys, forgetting old revocations.
+    pub fn start(self: &Arc<Self>, group: &TaskGroup) {
+        upkeep::run(Arc::clone(self), group);
+    }
+
+    /// The policy that every face asks.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// The store it works on.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Counts up with every change of anything that a token depends on.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// `secret` as it is kept.
+    pub(crate) async fn hash(&self, secret: &str) -> Result<String, Failure> {
+        self.passwords.hash(secret).await
+    }
+}
+
+fn count_changes(store: &Store, epoch: &Arc<AtomicU64>) {
+    fn count<K: Kind>(store: &Store, epoch: &Arc<AtomicU64>) {
+        let epoch = Arc::clone(epoch);
+        store.cache::<K>().on_change(move |_: &Change<K>| {
+            epoch.fetch_add(1, Ordering::Release);
+        });
+    }
+    count::<Project>(store, epoch);
+    count::<User>(store, epoch);
+    count::<Group>(store, epoch);
+    count::<Membership>(store, epoch);
+    count::<Role>(store, epoch);
+    count::<Implication>(store, epoch);
+    count::<Assignment>(store, epoch);
+    count::<Region>(store, epoch);
+    count::<Service>(store, epoch);
+    count::<Endpoint>(store, epoch);
+    count::<ApplicationCredential>(store, epoch);
+    count::<AccessRule>(store, epoch);
+    count::<Trust>(store, epoch);
+    count::<EndpointGroup>(store, epoch);
+    count::<EndpointChoice>(store, epoch);
+    count::<Revocation>(store, epoch);
+}
+
+/// Makes identity's kinds and their rules known to a store that is about to be opened.
+pub fn register(builder: &mut StoreBuilder) {
+    crate::project::rules::register(builder);
+    crate::user::rules::register(builder);
+    crate::group::rules::register(builder);
+    crate::role::rules::register(builder);
+    crate::assignment::rules::register(builder);
+    crate::catalog::rules::register(builder);
+    crate::application_credential::rules::register(builder);
+    crate::credential::rules::register(builder);
+    crate::trust::rules::register(builder);
+    crate::catalog::filter::register(builder);
+    builder.kind::<PolicyDocument>();
+    builder.kind::<Revocation>();
+}

@@ -1,0 +1,264 @@
+//! From a token to who asks.
+//!
+//! The outcome is cached by token until anything of identity changes (see [`Identity::epoch`]): then every token is
+//! looked at anew, which costs some microseconds each. Whether a token has expired is looked at every time.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use madang_store::Resource;
+
+use super::{Claims, ScopeClaim, revocation::Revocation};
+use crate::{
+    DomainMember, Identity, RoleRef, Scope, Subject,
+    application_credential::{ApplicationCredential, rules::roles_now},
+    assignment::{On, effective},
+    auth::render,
+    project::{Project, domain_of},
+    trust::{self, Trust},
+    user::User,
+};
+
+/// Why a token is not taken. Clients learn only that it is not; this goes to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Void {
+    /// It is none of ours, or its key is gone.
+    #[error("it cannot be opened")]
+    Unknown,
+    /// Its time is over.
+    #[error("it has expired")]
+    Expired,
+    /// It, or its chain, was revoked.
+    #[error("it was revoked")]
+    Revoked,
+    /// Its user is gone, disabled, or has voided its tokens.
+    #[error("its user does not stand for it any more")]
+    User,
+    /// Its project or domain is gone or disabled.
+    #[error("what it is for is gone or disabled")]
+    Scope,
+    /// No role is left in it.
+    #[error("its user has no role there any more")]
+    NoRoles,
+    /// Its application credential is gone or over.
+    #[error("its application credential is gone")]
+    Credential,
+    /// Its trust is gone or over.
+    #[error("its trust is gone")]
+    Trust,
+}
+
+/// A token that holds.
+pub struct Validated {
+    /// Who asks.
+    pub subject: Arc<Subject>,
+    /// What the token says.
+    pub claims: Claims,
+    /// Who asks, for the access log.
+    pub(crate) log: String,
+    epoch: u64,
+    with_catalog: OnceLock<Bytes>,
+    without_catalog: OnceLock<Bytes>,
+}
+
+impl Identity {
+    /// Who a token stands for.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn validate(&self, token: &str) -> Result<Arc<Validated>, Void> {
+        self.validate_for(token, SignedDuration::ZERO)
+    }
+
+    /// As [`Identity::validate`], also taking tokens that expired not longer than the options' window ago: for services
+    /// that finish long work begun with a token.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn validate_allowing_expired(&self, token: &str) -> Result<Arc<Validated>, Void> {
+        self.validate_for(token, self.options.expired_window)
+    }
+
+    fn validate_for(&self, token: &str, window: SignedDuration) -> Result<Arc<Validated>, Void> {
+        let now = Timestamp::now();
+        let epoch = self.epoch();
+        let cached = self.tokens.get(token).filter(|validated| validated.epoch == epoch);
+        let validated = match cached {
+            Some(validated) => validated,
+            None => {
+                let claims = self.keys.open_token(token).ok_or(Void::Unknown)?;
+                let validated = Arc::new(self.examine(claims, epoch)?);
+                self.tokens.insert(token.to_owned(), Arc::clone(&validated));
+                validated
+            }
+        };
+        if now.duration_since(validated.claims.expires) >= window {
+            return Err(Void::Expired);
+        }
+        Ok(validated)
+    }
+
+    /// Holds what a token says against the store.
+    pub(crate) fn examine(&self, claims: Claims, epoch: u64) -> Result<Validated, Void> {
+        let revoked = |audit| self.store.get::<Revocation>(&Revocation::key(audit)).is_some();
+        if revoked(claims.audit) {
+            return Err(Void::Revoked);
+        }
+        let user = self.store.get::<User>(&User::key(&claims.user_id)).ok_or(Void::User)?;
+        let user_domain = self
+            .store
+            .get::<Project>(&Project::key(&user.spec.domain_id))
+            .ok_or(Void::User)?;
+        let void = |until: Option<Timestamp>| until.is_some_and(|until| claims.issued <= until);
+        if !user.spec.enabled || !user_domain.spec.enabled {
+            return Err(Void::User);
+        }
+        if void(user.spec.tokens_void_until) || void(user_domain.spec.tokens_void_until) {
+            return Err(Void::Revoked);
+        }
+        let (scope, on) = self.scope(&claims)?;
+        let roles = match &on {
+            Some(on) => self.roles(&claims, on)?,
+            None => Vec::new(),
+        };
+        let subject = Subject {
+            user: member(&user.spec.name, user.name(), &user_domain),
+            scope,
+            roles,
+            methods: claims.methods.names(),
+            audit_ids: claims.audit_ids(),
+            issued: claims.issued,
+            expires: claims.expires,
+            application_credential: claims.application_credential.clone(),
+            trust: claims.trust.clone(),
+        };
+        let log = in_words(&subject);
+        let (with_catalog, without_catalog) = (OnceLock::new(), OnceLock::new());
+        Ok(Validated {
+            subject: Arc::new(subject),
+            claims,
+            log,
+            epoch,
+            with_catalog,
+            without_catalog,
+        })
+    }
+
+    /// The scope as it is now, and where its roles are looked for.
+    fn scope(&self, claims: &Claims) -> Result<(Scope, Option<On>), Void> {
+        let get = |id: &str| {
+            self.store
+                .get::<Project>(&Project::key(id))
+                .filter(|p| p.spec.enabled)
+                .ok_or(Void::Scope)
+        };
+        let holds = |project: &Resource<Project>| {
+            let void = project
+                .spec
+                .tokens_void_until
+                .is_some_and(|until| claims.issued <= until);
+            if void { Err(Void::Revoked) } else { Ok(()) }
+        };
+        match &claims.scope {
+            ScopeClaim::Unscoped => Ok((Scope::Unscoped, None)),
+            ScopeClaim::System => Ok((Scope::System, Some(On::System))),
+            ScopeClaim::Domain(id) => {
+                let domain = get(id)?;
+                holds(&domain)?;
+                let scope = Scope::Domain {
+                    id: id.clone(),
+                    name: domain.spec.name.clone(),
+                };
+                Ok((scope, Some(On::Domain(id.clone()))))
+            }
+            ScopeClaim::Project(id) => {
+                let project = get(id)?;
+                let domain = get(domain_of(&project))?;
+                holds(&project)?;
+                holds(&domain)?;
+                let scope = Scope::Project(member(&project.spec.name, project.name(), &domain));
+                Ok((scope, Some(On::Project(id.clone()))))
+            }
+        }
+    }
+
+    fn roles(&self, claims: &Claims, on: &On) -> Result<Vec<RoleRef>, Void> {
+        if let Some(id) = &claims.trust {
+            let roles = self.trusted_roles(id)?;
+            return if roles.is_empty() {
+                Err(Void::NoRoles)
+            } else {
+                Ok(roles)
+            };
+        }
+        let roles = match &claims.application_credential {
+            None => effective::roles(&self.store, &claims.user_id, on),
+            Some(id) => {
+                let key = ApplicationCredential::key(id);
+                let credential = self.store.get::<ApplicationCredential>(&key).ok_or(Void::Credential)?;
+                if credential.spec.expires.is_some_and(|end| end <= Timestamp::now()) {
+                    return Err(Void::Credential);
+                }
+                roles_now(&self.store, &credential.spec)
+            }
+        };
+        if roles.is_empty() {
+            Err(Void::NoRoles)
+        } else {
+            Ok(roles)
+        }
+    }
+}
+
+impl Identity {
+    /// What a trust gives. Both of its users must still be there for it.
+    fn trusted_roles(&self, id: &str) -> Result<Vec<RoleRef>, Void> {
+        let trust = self
+            .store
+            .get::<Trust>(&Trust::key(id))
+            .filter(|trust| !trust::rules::is_over(&trust.spec));
+        let trust = trust.ok_or(Void::Trust)?;
+        let enabled = |id: &String| {
+            self.store
+                .get::<User>(&User::key(id))
+                .is_some_and(|user| user.spec.enabled)
+        };
+        if !enabled(&trust.spec.trustor_user_id) || !enabled(&trust.spec.trustee_user_id) {
+            return Err(Void::User);
+        }
+        Ok(trust::rules::roles_now(&self.store, &trust.spec))
+    }
+}
+
+impl Validated {
+    /// The body of `GET /v3/auth/tokens` about it; made once.
+    pub(crate) fn body(&self, identity: &Identity, with_catalog: bool) -> Bytes {
+        let cell = if with_catalog {
+            &self.with_catalog
+        } else {
+            &self.without_catalog
+        };
+        cell.get_or_init(|| render::token_body(identity, self, with_catalog))
+            .clone()
+    }
+}
+
+fn member(name: &str, id: &str, domain: &Resource<Project>) -> DomainMember {
+    DomainMember {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        domain_id: domain.name().to_owned(),
+        domain_name: domain.spec.name.clone(),
+    }
+}
+
+fn in_words(subject: &Subject) -> String {
+    let user = &subject.user.id;
+    match &subject.scope {
+        Scope::Unscoped => format!("user {user}"),
+        Scope::Project(project) => format!("user {user} project {}", project.id),
+        Scope::Domain { id, .. } => format!("user {user} domain {id}"),
+        Scope::System => format!("user {user} system"),
+    }
+}

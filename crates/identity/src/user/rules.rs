@@ -1,0 +1,227 @@
+//! What may be done to users.
+
+use std::sync::Arc;
+
+use madang_http::Failure;
+use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
+use serde_json::{Map, Value};
+
+use super::{User, UserSpec};
+use crate::{
+    Caller, Identity,
+    api::{merge, not_found},
+    application_credential::{AccessRule, ApplicationCredential},
+    assignment::{Actor, Assignment},
+    auth::unauthenticated,
+    cascade::remove_all,
+    credential::Credential,
+    group::Membership,
+    names,
+    project::{Project, name_key},
+    trust::Trust,
+};
+
+pub(crate) fn register(builder: &mut StoreBuilder) {
+    builder.rule::<User>(|tx, op| {
+        names::keep_unique(tx, &op, |spec| name_key(&spec.domain_id, &spec.name), describe)?;
+        match op {
+            Op::Create(_) => Ok(()),
+            Op::Update { old, new } => {
+                let disabled = old.spec.enabled && !new.spec.enabled;
+                if disabled || old.spec.password != new.spec.password {
+                    new.spec.tokens_void_until = Some(tx.at());
+                }
+                Ok(())
+            }
+            Op::Remove(user) => clear(tx, user),
+        }
+    });
+}
+
+fn describe(spec: &UserSpec) -> String {
+    format!(
+        "user - Duplicate entry found with name {} at domain ID {}",
+        spec.name, spec.domain_id
+    )
+}
+
+/// What goes with a user.
+fn clear(tx: &mut Tx<'_>, user: &Resource<User>) -> Result<(), StoreError> {
+    let store = tx.store();
+    let id = user.name();
+    remove_all(
+        tx,
+        store
+            .cache::<Assignment>()
+            .by("actor", &Actor::User(id.to_owned()).as_text()),
+    )?;
+    remove_all(tx, store.cache::<Membership>().by("user", id))?;
+    remove_all(tx, store.cache::<ApplicationCredential>().by("user", id))?;
+    remove_all(tx, store.cache::<AccessRule>().by("user", id))?;
+    remove_all(tx, store.cache::<Credential>().by("user", id))?;
+    for side in ["trustor", "trustee"] {
+        remove_all(tx, store.cache::<Trust>().by(side, id))?;
+    }
+    Ok(())
+}
+
+/// Creates a user; `spec.password` is the password itself and is stored as its hash.
+///
+/// # Errors
+/// 403 for policy, 404 for a missing domain, 409 for a taken name.
+pub async fn create(identity: &Identity, caller: &Caller, mut spec: UserSpec) -> Result<Arc<Resource<User>>, Failure> {
+    if spec.domain_id.is_empty() {
+        spec.domain_id = caller.home_domain().unwrap_or_default().to_owned();
+    }
+    caller.enforce("identity:create_user", &[("target.user.domain_id", &spec.domain_id)])?;
+    check_references(identity, &spec.domain_id, spec.default_project_id.as_deref())?;
+    if let Some(password) = spec.password.take() {
+        spec.password = Some(identity.hash(&password).await?);
+    }
+    let created = identity.store.transact(caller.cause(), |tx| {
+        let domain = tx
+            .get::<Project>(&Project::key(&spec.domain_id))
+            .filter(|domain| domain.spec.is_domain);
+        tx.expect(&*domain.ok_or_else(|| not_found("domain", &spec.domain_id))?)?;
+        let mut metadata = Metadata::new("", "");
+        metadata.name = metadata.uid.simple().to_string();
+        Ok::<_, Failure>(tx.create(Resource::new(metadata, spec.clone()))?)
+    });
+    created.await
+}
+
+fn check_references(identity: &Identity, domain_id: &str, default_project_id: Option<&str>) -> Result<(), Failure> {
+    let get = |id: &str| identity.store.get::<Project>(&Project::key(id));
+    if !get(domain_id).is_some_and(|domain| domain.spec.is_domain) {
+        return Err(not_found("domain", domain_id));
+    }
+    match default_project_id.and_then(get) {
+        Some(project) if project.spec.is_domain => {
+            let message = format!("User's default project ID cannot be a domain ID: {}", project.name());
+            Err(Failure::invalid(message).at("default_project_id"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a client wants changed of a user; what is `None` stays.
+#[derive(Clone, Default)]
+pub struct UserChange {
+    /// The new name.
+    pub name: Option<String>,
+    /// Whether it is to be enabled.
+    pub enabled: Option<bool>,
+    /// The new default project; `Some(None)` takes it off.
+    pub default_project_id: Option<Option<String>>,
+    /// The new password itself; `Some(None)` takes it off.
+    pub password: Option<Option<String>>,
+    /// Options to set; `null` takes one off.
+    pub options: Map<String, Value>,
+    /// What clients keep beside, to set; `null` takes one off.
+    pub extra: Map<String, Value>,
+}
+
+/// Changes a user. A new password and disabling void its tokens.
+///
+/// # Errors
+/// 403 for policy, 404, 409 for a taken name.
+pub async fn update(
+    identity: &Identity,
+    caller: &Caller,
+    id: &str,
+    change: &UserChange,
+) -> Result<Arc<Resource<User>>, Failure> {
+    let user = find(identity, caller, "identity:update_user", id)?;
+    check_references(
+        identity,
+        &user.spec.domain_id,
+        change.default_project_id.as_ref().and_then(Option::as_deref),
+    )?;
+    let password = match &change.password {
+        Some(Some(password)) => Some(Some(identity.hash(password).await?)),
+        Some(None) => Some(None),
+        None => None,
+    };
+    let key = User::key(id);
+    let changed = identity.store.modify::<User, Failure>(&key, caller.cause(), |user| {
+        let spec = &mut user.spec;
+        spec.name = change.name.clone().unwrap_or_else(|| spec.name.clone());
+        spec.enabled = change.enabled.unwrap_or(spec.enabled);
+        spec.default_project_id = change
+            .default_project_id
+            .clone()
+            .unwrap_or_else(|| spec.default_project_id.clone());
+        spec.password = password.clone().unwrap_or_else(|| spec.password.clone());
+        merge(&mut spec.options, &change.options);
+        merge(&mut spec.extra, &change.extra);
+        Ok(())
+    });
+    changed.await
+}
+
+/// A user changes its own password, proving that it knows the old one. Needs no token.
+///
+/// # Errors
+/// 401 when the old password is wrong, or there is no such user; 400 when the user's password is locked.
+pub async fn change_password(
+    identity: &Identity,
+    id: &str,
+    old: &str,
+    new: &str,
+    request_id: &str,
+) -> Result<(), Failure> {
+    let user = identity
+        .store
+        .get::<User>(&User::key(id))
+        .filter(|user| user.spec.enabled);
+    let kept = user.as_ref().and_then(|user| user.spec.password.clone());
+    if !identity.passwords.verify(old, kept.as_deref()).await? {
+        return Err(unauthenticated());
+    }
+    if user.is_some_and(|user| user.spec.options.get("lock_password") == Some(&Value::Bool(true))) {
+        return Err(Failure::invalid("the password of this user is locked").at("password"));
+    }
+    let hash = identity.hash(new).await?;
+    let cause = madang_store::Cause::request(id, request_id);
+    let key = User::key(id);
+    let changed = identity.store.modify::<User, Failure>(&key, cause, |user| {
+        // Somebody else may have changed it since it was proved.
+        if user.spec.password != kept {
+            return Err(unauthenticated());
+        }
+        user.spec.password = Some(hash.clone());
+        Ok(())
+    });
+    changed.await.map(|_| ())
+}
+
+/// Removes a user and all that is its own.
+///
+/// # Errors
+/// 403 for policy, 404.
+pub async fn delete(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
+    find(identity, caller, "identity:delete_user", id)?;
+    let deleted = identity.store.transact(caller.cause(), |tx| {
+        let user = tx.get::<User>(&User::key(id)).ok_or_else(|| not_found("user", id))?;
+        Ok::<_, Failure>(tx.delete(&user)?)
+    });
+    deleted.await
+}
+
+/// A user, once policy allows `rule` on it.
+///
+/// # Errors
+/// 403 for policy, also where there is none and the caller may not see any; 404.
+pub fn find(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<Arc<Resource<User>>, Failure> {
+    let user = identity.store.get::<User>(&User::key(id));
+    let domain_id = user.as_ref().map_or("None", |user| &user.spec.domain_id);
+    caller.enforce(
+        rule,
+        &[
+            ("target.user.id", id),
+            ("user_id", id),
+            ("target.user.domain_id", domain_id),
+        ],
+    )?;
+    user.ok_or_else(|| not_found("user", id))
+}

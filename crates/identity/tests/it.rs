@@ -1,0 +1,15 @@
+//! Keystone's API as clients use it, over a store in a directory of its own.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "it/assignments.rs"]
+mod assignments;
+#[path = "it/cloud.rs"]
+mod cloud;
+#[path = "it/credentials.rs"]
+mod credentials;
+#[path = "it/crud.rs"]
+mod crud;
+#[path = "it/strangers.rs"]
+mod strangers;
+#[path = "it/tokens.rs"]
+mod tokens;

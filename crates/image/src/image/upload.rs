@@ -1,0 +1,214 @@
+//! Taking an image's bytes: `queued` to `saving` to `active`, or back.
+//!
+//! The bytes are checked and durable before the image says that it has them. Whatever goes wrong on the way, the image is
+//! `queued` again and its bytes are gone; after a crash [`Library::open`] sees to that.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::StatusCode;
+use madang_http::Failure;
+use madang_identity::Caller;
+use madang_store::{Cause, ErrorKind, Key, Resource};
+use tokio::sync::oneshot;
+
+use super::{Content, Image, ImageSpec, ImageState, rules::find_for};
+use crate::{
+    blobs::{BlobError, Incoming, ReceiveError},
+    format,
+    library::Library,
+};
+
+/// Takes an image's bytes. The image is `saving` meanwhile, and `queued` again when they are not taken: also when
+/// whoever waits for this goes away, since the work is a task of the library's.
+///
+/// # Errors
+/// Not found, forbidden; conflict when it has bytes already; invalid while its formats are not set; 413 when they are
+/// too many; 415 when they are not what was declared.
+pub async fn upload<S, E>(
+    library: &Arc<Library>,
+    caller: &Caller,
+    id: &str,
+    promised: Option<u64>,
+    body: S,
+) -> Result<(), Failure>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
+    let image = find_for(library, caller, "upload_image", id)?;
+    let (done, outcome) = oneshot::channel();
+    let upload = Upload {
+        library: Arc::clone(library),
+        cause: caller.cause(),
+        key: image.key(),
+        promised,
+    };
+    library.uploads.spawn(format!("upload of {id}"), async move {
+        // Nobody waits any more when the client is gone.
+        let _ = done.send(upload.run(body).await);
+    });
+    let outcome = outcome.await;
+    outcome.unwrap_or_else(|_| Err(Failure::unavailable("madang is stopping: upload the image again")))
+}
+
+/// An upload under way.
+struct Upload {
+    library: Arc<Library>,
+    cause: Cause,
+    key: Key,
+    /// How many bytes the client said there are.
+    promised: Option<u64>,
+}
+
+impl Upload {
+    async fn run<S, E>(&self, body: S) -> Result<(), Failure>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        let spec = self.begin().await?;
+        let outcome = match self.receive(body).await {
+            Ok(incoming) => self.finish(&spec, incoming).await,
+            Err(failure) => Err(failure),
+        };
+        if outcome.is_err() {
+            self.take_back().await;
+        }
+        outcome
+    }
+
+    async fn begin(&self) -> Result<ImageSpec, Failure> {
+        let begun = self.change(|image| {
+            let state = image.status.state;
+            if state != ImageState::Queued {
+                return Err(Failure::conflict(format!(
+                    "Image status transition from {state} to saving is not allowed"
+                )));
+            }
+            if image.spec.disk_format.is_none() || image.spec.container_format.is_none() {
+                return Err(formats_missing());
+            }
+            image.status.state = ImageState::Saving;
+            Ok(())
+        });
+        Ok(begun.await?.spec.clone())
+    }
+
+    async fn receive<S, E>(&self, body: S) -> Result<Incoming, Failure>
+    where
+        S: Stream<Item = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        let most = self.library.max_bytes.min(self.promised.unwrap_or(u64::MAX));
+        let stop = self.library.uploads.token();
+        let received = tokio::select! {
+            received = self.library.blobs.receive(body, most) => received,
+            () = stop.cancelled() => return Err(Failure::unavailable("madang is stopping: upload the image again")),
+        };
+        let incoming = received.map_err(|error| refused(&error, self.promised))?;
+        match self.promised {
+            Some(promised) if promised != incoming.size => Err(Failure::invalid(format!(
+                "there are {} bytes of image data, not the promised {promised}",
+                incoming.size
+            ))),
+            _ => Ok(incoming),
+        }
+    }
+
+    async fn finish(&self, spec: &ImageSpec, incoming: Incoming) -> Result<(), Failure> {
+        let content = content_of(spec, &incoming)?;
+        let blobs = &self.library.blobs;
+        let pin = blobs.keep(incoming).await.map_err(|error| storage_failed(&error))?;
+        let stored = self.change(|image| {
+            image.status.state = ImageState::Active;
+            image.status.content = Some(content.clone());
+            Ok(())
+        });
+        let stored = stored.await;
+        drop(pin);
+        let Err(failure) = stored else { return Ok(()) };
+        if let Err(error) = blobs.remove_unnamed(&self.library.store, &content.sha512).await {
+            tracing::warn!(key = %self.key, %error, "could not remove the bytes of an upload that failed");
+        }
+        Err(match failure.kind {
+            ErrorKind::NotFound => Failure::not_found(format!(
+                "Image {} could not be found after upload. The image may have been deleted during the upload.",
+                self.key.name
+            ))
+            .with_status(StatusCode::GONE),
+            _ => failure,
+        })
+    }
+
+    async fn take_back(&self) {
+        let undone = self.change(|image| {
+            if image.status.state == ImageState::Saving {
+                image.status.state = ImageState::Queued;
+            }
+            Ok(())
+        });
+        match undone.await {
+            Ok(_) => {}
+            // Deleted meanwhile: nothing is left to undo.
+            Err(failure) if failure.kind == ErrorKind::NotFound => {}
+            Err(failure) => tracing::warn!(key = %self.key, %failure, "could not take back an upload"),
+        }
+    }
+
+    async fn change(
+        &self,
+        change: impl Fn(&mut Resource<Image>) -> Result<(), Failure>,
+    ) -> Result<Arc<Resource<Image>>, Failure> {
+        self.library.store.modify(&self.key, self.cause.clone(), change).await
+    }
+}
+
+fn formats_missing() -> Failure {
+    Failure::invalid("Properties disk_format, container_format must be set prior to saving data.")
+}
+
+/// What is known of bytes that have come.
+///
+/// # Errors
+/// 415 when they are not what was declared.
+fn content_of(spec: &ImageSpec, incoming: &Incoming) -> Result<Content, Failure> {
+    let (Some(container), Some(disk)) = (spec.container_format, spec.disk_format) else {
+        return Err(formats_missing());
+    };
+    let virtual_size = format::inspect(container, disk, &incoming.head, incoming.size).map_err(|error| {
+        Failure::invalid(error.to_string())
+            .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            .at("disk_format")
+    })?;
+    Ok(Content {
+        size: incoming.size,
+        virtual_size,
+        md5: incoming.md5.clone(),
+        sha512: incoming.sha512.clone(),
+    })
+}
+
+fn refused<E: std::fmt::Display>(error: &ReceiveError<E>, promised: Option<u64>) -> Failure {
+    match error {
+        ReceiveError::TooLarge { limit } if promised == Some(*limit) => {
+            Failure::invalid(format!("there are more bytes than the promised {limit}"))
+        }
+        ReceiveError::TooLarge { limit } => Failure::exhausted(format!(
+            "Image exceeds the storage quota: it is larger than {limit} bytes"
+        )),
+        ReceiveError::Body(error) => Failure::invalid(format!("the image data broke off: {error}")),
+        ReceiveError::Blob(error) => storage_failed(error),
+    }
+}
+
+fn storage_failed(error: &BlobError) -> Failure {
+    match error {
+        BlobError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Failure::exhausted(
+            "Image storage media is full: there is not enough disk space on the image storage media.",
+        ),
+        BlobError::Io { source, .. } => Failure::unavailable(format!("image storage failed: {error}: {source}")),
+        BlobError::Damaged { .. } => Failure::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,98 @@
+//! The handle that all of images works with: the store, the blobs, and the uploads under way.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use madang_control::TaskGroup;
+use madang_http::Failure;
+use madang_store::{Cause, Store, StoreError};
+use tokio::{fs::File, io};
+use tokio_util::io::ReaderStream;
+
+use crate::{
+    blobs::{BlobError, Blobs},
+    image::{Content, Image, ImageState},
+};
+
+/// The largest image, 1 TiB: Glance's `image_size_cap`.
+pub const MAX_IMAGE_BYTES: u64 = 1 << 40;
+
+/// How much of a file is read at a time when it is sent. Larger pieces gain nothing on a local disk.
+const READ_BYTES: usize = 512 << 10;
+
+/// Images and their bytes.
+pub struct Library {
+    pub(crate) store: Store,
+    pub(crate) blobs: Arc<Blobs>,
+    /// Uploads belong to nobody's request: when a client goes away, they still have to clean up.
+    pub(crate) uploads: TaskGroup,
+    pub(crate) max_bytes: u64,
+}
+
+/// Why the library cannot open.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// The bytes cannot be used.
+    #[error("could not open the images' bytes")]
+    Blob(#[from] BlobError),
+    /// The store refuses.
+    #[error("could not take back what a crash left half way")]
+    Store(#[from] StoreError),
+}
+
+impl Library {
+    /// Opens the library over a store that [`crate::register`] took part in, with its bytes below `directory`
+    /// (`DIR/images`). Takes back what a crash left half way: uploads that broke off are `queued` again, bytes that
+    /// nobody names go.
+    ///
+    /// # Errors
+    /// When the directory or the store cannot be used.
+    pub async fn open(store: Store, directory: &Path, tasks: &TaskGroup) -> Result<Arc<Self>, LibraryError> {
+        let directory = directory.to_owned();
+        let blobs = tokio::task::spawn_blocking(move || Blobs::open(&directory)).await;
+        let blobs = Arc::new(blobs.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
+        for image in store.cache::<Image>().by("state", ImageState::Saving.as_str()) {
+            let key = image.key();
+            let reset = store.modify::<Image, StoreError>(&key, Cause::system("image"), |image| {
+                image.status.state = ImageState::Queued;
+                Ok(())
+            });
+            reset.await?;
+        }
+        blobs.sweep(&store).await?;
+        let uploads = tasks.child("image uploads");
+        Ok(Arc::new(Self {
+            store,
+            blobs,
+            uploads,
+            max_bytes: MAX_IMAGE_BYTES,
+        }))
+    }
+
+    /// The blobs, for a [`crate::LocalCache`].
+    pub fn blobs(&self) -> &Arc<Blobs> {
+        &self.blobs
+    }
+
+    /// An image's bytes from `begin` on, `length` of them.
+    ///
+    /// # Errors
+    /// Unavailable when the file cannot be opened.
+    pub async fn read(
+        &self,
+        content: &Content,
+        begin: u64,
+        length: u64,
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + use<>, Failure> {
+        use tokio::io::{AsyncReadExt, AsyncSeekExt};
+        let path = self.blobs.path(&content.sha512);
+        let gone = |error: io::Error| Failure::unavailable(format!("the image's data cannot be read: {error}"));
+        let mut file = File::open(&path).await.map_err(gone)?;
+        file.set_max_buf_size(READ_BYTES);
+        if begin > 0 {
+            file.seek(io::SeekFrom::Start(begin)).await.map_err(gone)?;
+        }
+        Ok(ReaderStream::with_capacity(file.take(length), READ_BYTES))
+    }
+}

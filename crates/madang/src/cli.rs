@@ -1,0 +1,121 @@
+//! The command line. Flags that a configuration file also knows win over it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// An open cloud in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "madang", version, about, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole cloud in the foreground, until SIGTERM or Ctrl-C; workloads go on
+    Up(Up),
+    /// Stop the workloads and remove every trace from the host; the data stays
+    Down(Place),
+    /// Say what this host can do, what is missing and how to get it
+    Doctor(Place),
+    /// Show services, hosts and usage
+    Status(Place),
+    /// Write the whole state into one file, whether or not madang is up
+    Backup(Backup),
+    /// Bring the state of a backup into an empty data directory
+    Restore(Backup),
+    /// Make guest images
+    #[command(subcommand)]
+    Image(Image),
+    /// Print the configuration file with every key, its meaning and its default
+    Config,
+    /// Watch over one container; started by the agent
+    #[command(hide = true)]
+    ContainerShim(Shim),
+}
+
+/// Where a madang keeps its data.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Where it keeps everything it has [default: ~/.madang]
+    #[arg(long, value_name = "DIR", env = "MADANG_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `madang up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub place: Place,
+    /// Serve all APIs here; anything but a loopback address gets TLS [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Add hosts that only pretend to run workloads, for tests of scale
+    #[arg(long, value_name = "N")]
+    pub simulated_hosts: Option<u32>,
+    /// Read further settings from this file (see `madang config`)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `madang backup` and `madang restore`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The file with the state
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// `madang image`.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build the tiny virtual machine from Debian packages
+    BuildTiny(BuildImage),
+    /// Build a container image with nothing but busybox, as an OCI archive
+    BuildBusybox(BuildImage),
+}
+
+/// Where a built image goes.
+#[derive(Debug, Args)]
+pub struct BuildImage {
+    /// The file to write
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// `madang container-shim`.
+#[derive(Debug, Args)]
+pub struct Shim {
+    /// As the agent passes them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<std::ffi::OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn up_takes_what_the_readme_shows() {
+        let line = "madang up --data-dir /tmp/a --listen 127.0.0.1:9000 --simulated-hosts 10 --config m.toml";
+        let Command::Up(up) = Arguments::parse_from(line.split(' ')).command else {
+            panic!("not up")
+        };
+        assert_eq!(up.place.data_dir, Some("/tmp/a".into()));
+        assert_eq!(up.listen, Some("127.0.0.1:9000".parse().unwrap()));
+        assert_eq!(up.simulated_hosts, Some(10));
+    }
+}

@@ -1,0 +1,216 @@
+//! The configuration: one file, TOML, parsed at the door into usable types. `config/example.toml` documents every key.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use crate::cli;
+
+/// Every key with its meaning and its default, as `madang config` prints it.
+pub const EXAMPLE: &str = include_str!("config/example.toml");
+
+/// What can be set. Inside, it is already valid.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where all APIs are served.
+    pub listen: SocketAddr,
+    /// How clients reach it, without a slash at the end; none for the address listened on.
+    pub public_url: Option<String>,
+    /// The region's name in the catalog.
+    pub region: String,
+    /// How many hosts only pretend.
+    pub simulated_hosts: u32,
+    pub tls: Tls,
+    pub network: Network,
+    pub host: Host,
+    pub log: Log,
+}
+
+/// Certificates to serve with.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// PEM, with its chain.
+    pub certificate: Option<PathBuf>,
+    /// PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// The networks that `up` makes.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// The range of `private`.
+    pub private: Option<Ipv4Net>,
+    /// The range of `public`.
+    pub public: Option<Ipv4Net>,
+    /// What guests are told; empty for the host's own.
+    pub name_servers: Vec<IpAddr>,
+}
+
+/// This machine.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    pub acceleration: Acceleration,
+}
+
+/// How virtual machines run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// Really run a guest to find out.
+    #[default]
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+/// The log file.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// As for tracing's `EnvFilter`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            public_url: None,
+            region: "RegionOne".to_owned(),
+            simulated_hosts: 0,
+            tls: Tls::default(),
+            network: Network::default(),
+            host: Host::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Config {
+    /// The file, if any, with the command line's flags over it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has an unknown key or a value of the wrong kind (with its line), or does not fit
+    /// together.
+    pub fn read(arguments: &cli::Up) -> anyhow::Result<Self> {
+        let mut config = match &arguments.config {
+            Some(path) => Self::read_file(path)?,
+            None => Self::default(),
+        };
+        if let Some(listen) = arguments.listen {
+            config.listen = listen;
+        }
+        if let Some(hosts) = arguments.simulated_hosts {
+            config.simulated_hosts = hosts;
+        }
+        Ok(config)
+    }
+
+    fn read_file(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("could not use {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        if config.tls.certificate.is_some() != config.tls.key.is_some() {
+            bail!("tls.certificate and tls.key go together: one of them is missing");
+        }
+        if let Some(url) = &config.public_url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            bail!("public_url has to begin with http:// or https://: {url}");
+        }
+        for (key, range) in [("private", config.network.private), ("public", config.network.public)] {
+            if let Some(range) = range
+                && !(8..=28).contains(&range.prefix_len())
+            {
+                bail!("network.{key} has to be between /8 and /28: {range}");
+            }
+        }
+        if let (Some(private), Some(public)) = (config.network.private, config.network.public)
+            && (private.contains(&public) || public.contains(&private))
+        {
+            bail!("network.private {private} and network.public {public} overlap");
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        assert_eq!(Config::parse(EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_examples_commented_keys_are_keys() {
+        let uncommented: String = EXAMPLE
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| rest.contains(" = \""))
+                    .unwrap_or(line)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let config = Config::parse(&uncommented).unwrap();
+        assert!(config.public_url.is_some() && config.tls.key.is_some() && config.network.private.is_some());
+    }
+
+    #[test]
+    fn the_reference_is_the_example() {
+        let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md")).unwrap();
+        assert!(
+            docs.contains(EXAMPLE),
+            "docs/configuration.md has to contain the output of `madang config`"
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, wanted) in [
+            ("lisen = 'x'", "unknown field `lisen`"),
+            ("listen = 'everywhere'", "invalid socket address"),
+            ("[tls]\nkey = 'k'", "go together"),
+            ("public_url = 'cloud'", "http://"),
+            ("[network]\nprivate = '10.0.0.0/30'", "between /8 and /28: 10.0.0.0/30"),
+            ("[network]\nprivate = '10.0.0.0/8'\npublic = '10.1.0.0/24'", "overlap"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
+}

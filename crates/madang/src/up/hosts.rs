@@ -1,0 +1,236 @@
+//! The hosts of this process: the machine it runs on, and those that only pretend.
+
+use std::{collections::BTreeMap, ffi::OsString, fs, sync::Arc};
+
+use anyhow::Context;
+use madang_compute::{
+    Phase, Server,
+    agent::{AgentOptions, Ground, HostFacts},
+    driver::{
+        qemu::QemuDriver,
+        simulated::{Behaviour, SimulatedDriver, World},
+    },
+    metadata_service::MetadataService,
+};
+use madang_container::OciDriver;
+use madang_control::TaskGroup;
+use madang_host::{
+    Instance,
+    acceleration::{self, Acceleration, Probe},
+    capability::{self, Capacity},
+    workload::{Driver, DriverError, State},
+};
+use madang_image::LocalCache;
+use tracing::warn;
+
+use super::domains::Cloud;
+use crate::{
+    config::{self, Config},
+    console::Checks,
+    data_dir::{DataDir, write_secret},
+};
+
+/// What hosts without further word belong to, as with Nova.
+const ZONE: &str = "nova";
+/// What simulated hosts are called, and a number.
+const SIMULATED: &str = "simulated-";
+/// So that one can ask for them.
+const SIMULATED_ZONE: &str = "simulated";
+
+/// This machine.
+pub struct Host {
+    /// As the cloud knows it. Kept, since servers are bound to it and a machine's own name may change.
+    name: String,
+    instance: Instance,
+    /// How machines run; an error says why they do not.
+    probe: Result<Probe, String>,
+    capacity: Capacity,
+}
+
+impl Host {
+    /// In a few words, for the line of checks.
+    pub fn summary(&self) -> String {
+        match &self.probe {
+            Ok(probe) if probe.acceleration == Acceleration::Kvm => "acceleration: KVM".to_owned(),
+            Ok(_) => "acceleration: none usable, emulating".to_owned(),
+            Err(why) => format!("acceleration: none, no virtual machines: {why}"),
+        }
+    }
+}
+
+/// Looks at this machine. What it lacks takes nothing else away: without QEMU containers still run.
+///
+/// # Errors
+/// When the data directory cannot be read or written.
+pub async fn examine(config: &Config, data: &DataDir, instance: Instance, checks: &mut Checks) -> anyhow::Result<Host> {
+    let file = data.join("acceleration.json");
+    let forced = |acceleration, cpu: &str| Probe {
+        acceleration,
+        cpu: cpu.to_owned(),
+        reason: "the configuration says so".to_owned(),
+    };
+    let probe = match config.host.acceleration {
+        config::Acceleration::Auto => {
+            let probing = checks
+                .wait("running a guest to see how machines run", acceleration::probe(&file))
+                .await;
+            probing.map_err(|error| error.chain())
+        }
+        config::Acceleration::Kvm => Ok(forced(Acceleration::Kvm, "host")),
+        config::Acceleration::Tcg => Ok(forced(Acceleration::Tcg, "max")),
+    };
+    let capacity = capability::capacity(data.path()).map_err(|error| anyhow::anyhow!(error.chain()))?;
+    Ok(Host {
+        name: name(data)?,
+        instance,
+        probe,
+        capacity,
+    })
+}
+
+/// The name that this machine had when the cloud began.
+fn name(data: &DataDir) -> anyhow::Result<String> {
+    let path = data.join("host-name");
+    if let Ok(kept) = fs::read_to_string(&path) {
+        return Ok(kept.trim().to_owned());
+    }
+    let name = nix::unistd::gethostname().context("could not read this machine's name")?;
+    let name = name.to_string_lossy().into_owned();
+    write_secret(&path, &format!("{name}\n"))?;
+    Ok(name)
+}
+
+/// The drivers of this machine, by name.
+///
+/// # Errors
+/// When their directories cannot be read or written.
+pub async fn drivers(
+    data: &DataDir,
+    host: &Host,
+    group: &TaskGroup,
+) -> anyhow::Result<BTreeMap<String, Arc<dyn Driver>>> {
+    let mut drivers: BTreeMap<String, Arc<dyn Driver>> = BTreeMap::new();
+    match &host.probe {
+        Ok(probe) => {
+            let qemu = QemuDriver::open(&data.join("servers"), &host.instance, probe.clone(), group).await;
+            drivers.insert(
+                "qemu".to_owned(),
+                Arc::new(qemu.context("could not open the servers' directory")?),
+            );
+        }
+        Err(why) => warn!(why, "no virtual machines on this host"),
+    }
+    let options = madang_container::Options {
+        root: data.join("containers"),
+        instance: host.instance.clone(),
+        // This very program, also after its file was replaced by a newer one.
+        shim: ["/proc/self/exe", "container-shim"].map(OsString::from).to_vec(),
+        tasks: group.child("containers"),
+    };
+    match OciDriver::open(options).await {
+        Ok(oci) => _ = drivers.insert("oci".to_owned(), Arc::new(oci)),
+        Err(error @ DriverError::Host(_)) => warn!(%error, "no containers on this host"),
+        Err(error) => return Err(error).context("could not open the containers' directory"),
+    }
+    Ok(drivers)
+}
+
+/// Starts the agents: this machine's, and those of the simulated hosts.
+///
+/// # Errors
+/// When no range of user ids is free on this machine.
+pub fn start(
+    cloud: &Cloud,
+    config: &Config,
+    data: &DataDir,
+    host: &Host,
+    drivers: BTreeMap<String, Arc<dyn Driver>>,
+    group: &TaskGroup,
+) -> anyhow::Result<()> {
+    let uids = host.instance.uids().map_err(|error| anyhow::anyhow!(error.chain()))?;
+    let mut network = madang_network::agent::Options {
+        metadata: Some(Arc::new(MetadataService::new(cloud.store.clone()))),
+        ..madang_network::agent::Options::default()
+    };
+    let given = config.network.name_servers.iter().filter_map(|address| match address {
+        std::net::IpAddr::V4(address) => Some(*address),
+        std::net::IpAddr::V6(_) => None,
+    });
+    let given: Vec<_> = given.collect();
+    if !given.is_empty() {
+        network.name_servers = given;
+    }
+    madang_network::agent::run(&cloud.store, &host.name, host.instance.clone(), network, group);
+
+    let images: Arc<dyn madang_image::Cache> =
+        Arc::new(LocalCache::new(cloud.store.clone(), Arc::clone(cloud.library.blobs())));
+    let ground = Ground {
+        directory: data.join("servers"),
+        instance: host.instance.clone(),
+        uids,
+    };
+    let options = AgentOptions {
+        hosts: [host.name.clone()].into(),
+        facts: facts(host),
+        ground: Some(ground),
+        drivers,
+        images: Arc::clone(&images),
+    };
+    madang_compute::agent::run(&cloud.store, options, group);
+    if config.simulated_hosts > 0 {
+        simulate(cloud, config.simulated_hosts, images, group);
+    }
+    Ok(())
+}
+
+/// Starts one agent for all simulated hosts. They take what real hosts take.
+fn simulate(cloud: &Cloud, count: u32, images: Arc<dyn madang_image::Cache>, group: &TaskGroup) {
+    let is_simulated = |host: &str| host.starts_with(SIMULATED);
+    madang_network::agent::simulate(&cloud.store, is_simulated, group);
+    let simulated: Arc<dyn Driver> = Arc::new(SimulatedDriver::new(Arc::new(pretended(cloud)), Behaviour::default()));
+    let drivers = ["qemu", "oci"].map(|name| (name.to_owned(), Arc::clone(&simulated)));
+    let options = AgentOptions {
+        hosts: (1..=count).map(|number| format!("{SIMULATED}{number:05}")).collect(),
+        facts: HostFacts {
+            zone: SIMULATED_ZONE.to_owned(),
+            cpus: 64,
+            memory_bytes: 512 << 30,
+            disk_bytes: 8 << 40,
+            hypervisor: "simulated".to_owned(),
+            acceleration: "nothing really runs here".to_owned(),
+        },
+        ground: None,
+        drivers: drivers.into(),
+        images,
+    };
+    madang_compute::agent::run(&cloud.store, options, group);
+}
+
+/// What simulated hosts went on pretending while madang was away, as real ones go on running.
+fn pretended(cloud: &Cloud) -> World {
+    let servers = cloud.store.cache::<Server>().all();
+    let on_simulated = servers.iter().filter(|server| {
+        let host = server.status.host.as_ref();
+        host.is_some_and(|host| host.starts_with(SIMULATED))
+    });
+    World::with(on_simulated.filter_map(|server| match server.status.phase {
+        Phase::Active => Some((server.metadata.uid, State::Running { pid: 0 })),
+        Phase::Paused => Some((server.metadata.uid, State::Paused)),
+        _ => None,
+    }))
+}
+
+fn facts(host: &Host) -> HostFacts {
+    let (acceleration, reason) = match &host.probe {
+        Ok(probe) => (probe.acceleration.as_str().to_owned(), probe.reason.clone()),
+        Err(why) => ("none".to_owned(), why.clone()),
+    };
+    HostFacts {
+        zone: ZONE.to_owned(),
+        cpus: host.capacity.cpus,
+        memory_bytes: host.capacity.memory_bytes,
+        disk_bytes: host.capacity.disk_bytes,
+        hypervisor: format!("QEMU ({acceleration})"),
+        acceleration: reason,
+    }
+}

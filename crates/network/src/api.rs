@@ -1,0 +1,82 @@
+//! Neutron v2.0 over this crate's verbs: the router, and what all resources share.
+//!
+//! Each resource says in its own `api.rs` which attributes it has ([`attribute`]), how it is shown, and how a request
+//! becomes a verb ([`resource::Exposed`]); the handlers for lists, pages, filters and bodies are written once.
+
+mod agents;
+pub(crate) mod attribute;
+mod availability;
+pub(crate) mod convert;
+mod extensions;
+pub(crate) mod failure;
+mod filter;
+mod policy;
+pub(crate) mod resource;
+mod tags;
+mod versions;
+pub(crate) mod view;
+
+use axum::{
+    Router,
+    routing::{get, put},
+};
+use madang_http::{Face, Metrics, Shape};
+use madang_store::Store;
+
+pub use policy::POLICY;
+
+use crate::{FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, quota, router as routers};
+
+/// How this face presents itself.
+const FACE: Face = Face::new("network", Shape::Neutron);
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct NetworkApi {
+    /// The store.
+    pub store: Store,
+}
+
+/// Neutron's router, to be nested at `/network`. `authenticate` wraps the part that needs a token.
+pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Router) -> Router) -> Router {
+    let resources = Router::new()
+        .merge(resource::routes::<Network>("networks"))
+        .merge(resource::routes::<Subnet>("subnets"))
+        .merge(resource::routes::<Port>("ports"))
+        .merge(resource::routes::<SecurityGroup>("security-groups"))
+        .merge(resource::routes::<Rule>("security-group-rules"))
+        .merge(resource::routes::<crate::Router>("routers"))
+        .merge(resource::routes::<FloatingIp>("floatingips"));
+    let actions = Router::new()
+        .route("/routers/{id}/add_router_interface", put(routers::api::add_interface))
+        .route(
+            "/routers/{id}/remove_router_interface",
+            put(routers::api::remove_interface),
+        )
+        .route("/routers/{id}/add_extraroutes", put(routers::api::add_routes))
+        .route("/routers/{id}/remove_extraroutes", put(routers::api::remove_routes))
+        .route("/quotas", get(quota::api::list))
+        .route(
+            "/quotas/{project}",
+            get(quota::api::show).put(quota::api::update).delete(quota::api::reset),
+        )
+        .route("/quotas/{project}/default", get(quota::api::default))
+        .route("/quotas/{project}/details", get(quota::api::details));
+    let about = Router::new()
+        .route("/agents", get(agents::list))
+        .route("/agents/{id}", get(agents::show))
+        .route("/availability_zones", get(agents::zones))
+        .route("/network-ip-availabilities", get(availability::list))
+        .route("/network-ip-availabilities/{id}", get(availability::show))
+        .route("/service-providers", get(versions::service_providers))
+        .route("/extensions", get(extensions::list))
+        .route("/extensions/{alias}", get(extensions::show));
+    let v2 = resources.merge(actions).merge(tags::routes()).merge(about);
+    let v2 = v2.with_state(api);
+    let v2 = Router::new()
+        .nest("/v2.0", v2)
+        .route("/v2.0", get(versions::resources))
+        .route("/v2.0/", get(versions::resources));
+    let public = Router::new().route("/", get(versions::list));
+    FACE.wrap(authenticate(v2).merge(public), metrics)
+}

@@ -1,0 +1,158 @@
+//! Neutron's rules, with the meaning of its current defaults.
+
+/// To be registered with the policy engine.
+pub const POLICY: &[(&str, &str)] = &[
+    ("shared", "'True':%(shared)s"),
+    ("external", "'True':%(external)s"),
+    ("network_owner", "project_id:%(network:project_id)s"),
+    ("network_device", "'True':%(network_device)s"),
+    ("net_owner_member", "role:member and rule:network_owner"),
+    ("net_owner_reader", "role:reader and rule:network_owner"),
+    ("admin_or_net_owner_member", "rule:admin_only or rule:net_owner_member"),
+    // Networks.
+    ("create_network", "rule:project_member_or_admin"),
+    ("create_network:shared", "rule:admin_only"),
+    ("create_network:router:external", "rule:admin_only"),
+    ("create_network:is_default", "rule:admin_only"),
+    ("create_network:port_security_enabled", "rule:project_member_or_admin"),
+    ("create_network:provider:network_type", "rule:admin_only"),
+    ("create_network:provider:physical_network", "rule:admin_only"),
+    ("create_network:provider:segmentation_id", "rule:admin_only"),
+    (
+        "get_network",
+        "rule:project_reader_or_admin or rule:shared or rule:external or rule:context_is_advsvc",
+    ),
+    ("get_network:provider:network_type", "rule:admin_only"),
+    ("get_network:provider:physical_network", "rule:admin_only"),
+    ("get_network:provider:segmentation_id", "rule:admin_only"),
+    ("update_network", "rule:project_member_or_admin"),
+    ("update_network:shared", "rule:admin_only"),
+    ("update_network:router:external", "rule:admin_only"),
+    ("update_network:is_default", "rule:admin_only"),
+    ("update_network:port_security_enabled", "rule:project_member_or_admin"),
+    ("update_network:provider:network_type", "rule:admin_only"),
+    ("update_network:provider:physical_network", "rule:admin_only"),
+    ("update_network:provider:segmentation_id", "rule:admin_only"),
+    ("delete_network", "rule:project_member_or_admin"),
+    // Subnets.
+    ("create_subnet", "rule:project_member_or_admin or rule:net_owner_member"),
+    // The subnets of an external network that is not shared are the admins' business.
+    (
+        "get_subnet",
+        "rule:project_reader_or_admin or rule:net_owner_reader or rule:shared or rule:context_is_advsvc",
+    ),
+    ("update_subnet", "rule:project_member_or_admin or rule:net_owner_member"),
+    ("delete_subnet", "rule:project_member_or_admin or rule:net_owner_member"),
+    // Ports.
+    ("create_port", "rule:project_member_or_admin or rule:service_api"),
+    (
+        "create_port:device_owner",
+        "not rule:network_device or rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    (
+        "create_port:mac_address",
+        "rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    (
+        "create_port:fixed_ips",
+        "rule:admin_or_net_owner_member or rule:service_api or rule:shared",
+    ),
+    (
+        "create_port:fixed_ips:ip_address",
+        "rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    (
+        "create_port:port_security_enabled",
+        "rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    ("create_port:allowed_address_pairs", "rule:admin_or_net_owner_member"),
+    ("create_port:binding:host_id", "rule:admin_only or rule:service_api"),
+    ("create_port:binding:profile", "rule:service_api"),
+    (
+        "create_port:binding:vnic_type",
+        "rule:project_member_or_admin or rule:service_api",
+    ),
+    (
+        "get_port",
+        "rule:project_reader_or_admin or rule:net_owner_reader or rule:service_api",
+    ),
+    ("get_port:binding:vif_type", "rule:admin_only or rule:service_api"),
+    ("get_port:binding:vif_details", "rule:admin_only or rule:service_api"),
+    ("get_port:binding:host_id", "rule:admin_only or rule:service_api"),
+    ("get_port:binding:profile", "rule:admin_only or rule:service_api"),
+    ("update_port", "rule:project_member_or_admin or rule:service_api"),
+    (
+        "update_port:device_owner",
+        "not rule:network_device or rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    ("update_port:mac_address", "rule:admin_only or rule:service_api"),
+    (
+        "update_port:fixed_ips",
+        "rule:admin_or_net_owner_member or rule:service_api or rule:shared",
+    ),
+    (
+        "update_port:fixed_ips:ip_address",
+        "rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    (
+        "update_port:port_security_enabled",
+        "rule:admin_or_net_owner_member or rule:service_api",
+    ),
+    ("update_port:allowed_address_pairs", "rule:admin_or_net_owner_member"),
+    ("update_port:binding:host_id", "rule:admin_only or rule:service_api"),
+    ("update_port:binding:profile", "rule:service_api"),
+    (
+        "update_port:binding:vnic_type",
+        "rule:project_member_or_admin or rule:service_api",
+    ),
+    (
+        "delete_port",
+        "rule:project_member_or_admin or rule:net_owner_member or rule:service_api",
+    ),
+    // Routers.
+    ("create_router", "rule:project_member_or_admin"),
+    ("create_router:distributed", "rule:admin_only"),
+    ("create_router:ha", "rule:admin_only"),
+    ("create_router:external_gateway_info:enable_snat", "rule:admin_only"),
+    (
+        "create_router:external_gateway_info:external_fixed_ips",
+        "rule:admin_only",
+    ),
+    ("get_router", "rule:project_reader_or_admin"),
+    ("get_router:distributed", "rule:admin_only"),
+    ("get_router:ha", "rule:admin_only"),
+    ("update_router", "rule:project_member_or_admin"),
+    ("update_router:distributed", "rule:admin_only"),
+    ("update_router:ha", "rule:admin_only"),
+    ("update_router:external_gateway_info:enable_snat", "rule:admin_only"),
+    (
+        "update_router:external_gateway_info:external_fixed_ips",
+        "rule:admin_only",
+    ),
+    ("delete_router", "rule:project_member_or_admin"),
+    ("add_router_interface", "rule:project_member_or_admin"),
+    ("remove_router_interface", "rule:project_member_or_admin"),
+    ("add_extraroutes", "rule:project_member_or_admin"),
+    ("remove_extraroutes", "rule:project_member_or_admin"),
+    // Floating addresses.
+    ("create_floatingip", "rule:project_member_or_admin"),
+    ("create_floatingip:floating_ip_address", "rule:admin_only"),
+    ("get_floatingip", "rule:project_reader_or_admin"),
+    ("update_floatingip", "rule:project_member_or_admin"),
+    ("delete_floatingip", "rule:project_member_or_admin"),
+    // Security groups.
+    ("create_security_group", "rule:project_member_or_admin"),
+    ("get_security_group", "rule:project_reader_or_admin"),
+    ("update_security_group", "rule:project_member_or_admin"),
+    ("delete_security_group", "rule:project_member_or_admin"),
+    ("create_security_group_rule", "rule:project_member_or_admin"),
+    ("get_security_group_rule", "rule:project_reader_or_admin"),
+    ("delete_security_group_rule", "rule:project_member_or_admin"),
+    // The rest.
+    ("get_quota", "rule:project_reader_or_admin"),
+    ("update_quota", "rule:admin_only"),
+    ("delete_quota", "rule:admin_only"),
+    ("get_agent", "rule:admin_only"),
+    ("get_availability_zone", "@"),
+    ("get_network_ip_availability", "rule:admin_only"),
+];

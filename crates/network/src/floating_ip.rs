@@ -1,0 +1,69 @@
+//! A floating address: an outside address that leads to a port's inside one, through the router between them.
+
+pub mod api;
+pub(crate) mod rules;
+
+use std::net::IpAddr;
+
+use madang_store::{Indexes, Kind};
+use serde::{Deserialize, Serialize};
+
+/// The kind of floating addresses. `metadata.name` is the id.
+pub struct FloatingIp;
+
+impl Kind for FloatingIp {
+    const NAME: &'static str = "floatingips";
+    type Spec = FloatingIpSpec;
+    type Status = FloatingIpStatus;
+
+    fn indexes() -> Indexes<Self> {
+        Indexes::<Self>::new()
+            .on("port", |r| r.spec.port_id.iter().cloned().collect())
+            .on("router", |r| r.spec.router_id.iter().cloned().collect())
+            .on("network", |r| vec![r.spec.network_id.clone()])
+            .on("address", |r| vec![r.spec.address.to_string()])
+    }
+}
+
+/// What was asked of a floating address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FloatingIpSpec {
+    /// Free text.
+    #[serde(default)]
+    pub description: String,
+    /// The external network it is from.
+    pub network_id: String,
+    /// The subnet it is from.
+    pub subnet_id: String,
+    /// The outside address. Unspecified at creation: the kind's rule takes a free one.
+    pub address: IpAddr,
+    /// The port on the external network that keeps the address taken.
+    #[serde(default)]
+    pub holder_port_id: String,
+    /// The port it leads to.
+    #[serde(default)]
+    pub port_id: Option<String>,
+    /// The inside address of that port.
+    #[serde(default)]
+    pub fixed_ip_address: Option<IpAddr>,
+    /// The router that translates.
+    #[serde(default)]
+    pub router_id: Option<String>,
+    /// Its DNS domain and name; kept and shown.
+    #[serde(default)]
+    pub dns_domain: String,
+    /// See `dns_domain`.
+    #[serde(default)]
+    pub dns_name: String,
+    /// The user's tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// What is seen of a floating address. Written by the network agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FloatingIpStatus {
+    /// Whether the translation is in place.
+    #[serde(default)]
+    pub is_active: bool,
+}

@@ -1,0 +1,45 @@
+//! Networks, subnets, ports, security groups, routers and floating addresses: one model for every workload; Neutron's
+//! API over it; the host's bridges, namespaces and filters under it.
+
+pub mod agent;
+pub mod api;
+pub mod dhcp_port;
+mod driver;
+pub mod floating_ip;
+mod lookup;
+pub mod network;
+pub mod port;
+pub mod quota;
+mod refusal;
+pub mod router;
+pub mod security_group;
+pub mod seed;
+pub mod subnet;
+mod usage;
+
+use madang_store::StoreBuilder;
+
+pub use agent::MetadataSource;
+pub use api::{NetworkApi, POLICY, router};
+pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus};
+pub use lookup::is_visible;
+pub use network::{Network, NetworkSpec, NetworkStatus};
+pub use port::{AddressPair, FixedIp, Port, PortSpec, PortStatus};
+pub use router::{ExternalGateway, Router, RouterSpec, RouterStatus};
+pub use security_group::{
+    Direction, EtherType, Rule, RuleSpec, RuleStatus, SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,
+};
+pub use seed::{SeedOptions, Seeded, seed, seeded_with};
+pub use subnet::{AllocationPool, HostRoute, Subnet, SubnetSpec, SubnetStatus};
+
+/// Makes this subject's kinds known to the store, with their rules.
+pub fn register(builder: &mut StoreBuilder) {
+    network::rules::register(builder);
+    subnet::rules::register(builder);
+    port::rules::register(builder);
+    security_group::rules::register(builder);
+    router::rules::register(builder);
+    floating_ip::rules::register(builder);
+    builder.kind::<quota::Quota>();
+    builder.kind::<seed::Seed>();
+}

@@ -1,0 +1,183 @@
+//! Networks as Neutron shows them.
+
+use std::sync::Arc;
+
+use madang_http::Query;
+use madang_scheduler::Provider;
+use madang_store::{Metadata, Resource, Tx};
+use serde_json::{Map, Value};
+
+use super::{Network, NetworkSpec};
+use crate::{
+    Subnet,
+    api::{
+        attribute::{Attribute, Body},
+        convert,
+        failure::Stop,
+        resource::{Context, Exposed, Facts, add_missing, own_or_all},
+        view::View,
+    },
+    refusal::{self, Missing},
+};
+
+impl Exposed for Network {
+    const SINGULAR: &'static str = "network";
+    const PLURAL: &'static str = "networks";
+    const MISSING: Missing = Missing::Network;
+    const ATTRIBUTES: &'static [Attribute] = &[
+        Attribute::new("name", convert::text),
+        Attribute::new("admin_state_up", convert::flag),
+        Attribute::new("shared", convert::flag).guarded_flag(),
+        Attribute::new("router:external", convert::flag).guarded_flag(),
+        Attribute::new("is_default", convert::flag).guarded_flag(),
+        Attribute::new("port_security_enabled", convert::flag),
+        Attribute::new("mtu", convert::number),
+        Attribute::new("dns_domain", convert::text),
+        Attribute::new("availability_zone_hints", convert::texts).fixed(),
+        Attribute::new("provider:network_type", convert::text)
+            .guarded()
+            .restricted(),
+        Attribute::new("provider:physical_network", convert::text_or_null)
+            .guarded()
+            .restricted(),
+        Attribute::new("provider:segmentation_id", convert::number_or_null)
+            .guarded()
+            .restricted(),
+        Attribute::shown("status"),
+        Attribute::shown("subnets"),
+        Attribute::shown("availability_zones"),
+    ];
+
+    fn facts(_: &Context, network: &Resource<Self>) -> Facts {
+        Facts {
+            project: network.project().to_owned(),
+            network_project: network.project().to_owned(),
+            is_shared: network.spec.is_shared,
+            is_external: network.spec.is_external,
+            is_network_device: false,
+        }
+    }
+
+    fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
+        let mut found = own_or_all(context, query);
+        if !query.has("id") {
+            let networks = context.store.cache::<Network>();
+            add_missing(&mut found, networks.by("shared", "yes"));
+            add_missing(&mut found, networks.by("external", "yes"));
+        }
+        found
+    }
+
+    fn view(context: &Context, network: &Resource<Self>) -> Map<String, Value> {
+        let spec = &network.spec;
+        let mut subnets = context.store.cache::<Subnet>().by("network", network.name());
+        subnets.sort_by(|a, b| (a.metadata.created, a.name()).cmp(&(b.metadata.created, b.name())));
+        let subnets: Vec<_> = subnets.iter().map(|subnet| subnet.name().to_owned()).collect();
+        let zones = if subnets.is_empty() { Vec::new() } else { zones(context) };
+        let segment = (spec.segmentation_id != 0).then_some(spec.segmentation_id);
+        View::of(network, &spec.description, &spec.tags)
+            .with("name", spec.name.as_str())
+            .with("admin_state_up", spec.admin_state_up)
+            .with("status", if spec.admin_state_up { "ACTIVE" } else { "DOWN" })
+            .with("subnets", subnets)
+            .with("shared", spec.is_shared)
+            .with("router:external", spec.is_external)
+            .with("is_default", spec.is_default)
+            .with("port_security_enabled", spec.port_security_enabled)
+            .with("mtu", spec.mtu)
+            .with("dns_domain", spec.dns_domain.as_str())
+            .with("availability_zone_hints", spec.availability_zone_hints.clone())
+            .with("availability_zones", zones)
+            .with("provider:network_type", spec.network_type.as_str())
+            .with("provider:physical_network", spec.physical_network.clone())
+            .with("provider:segmentation_id", segment)
+            .done()
+    }
+
+    fn build(_: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+        let mut spec = NetworkSpec::default();
+        fill(&mut spec, body)?;
+        Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
+    }
+
+    fn change(_: &Context, tx: &mut Tx<'_>, old: &Resource<Self>, body: &Body) -> Result<Arc<Resource<Self>>, Stop> {
+        let mut new = old.clone();
+        fill(&mut new.spec, body)?;
+        Ok(tx.update(old, new)?)
+    }
+}
+
+impl Default for NetworkSpec {
+    /// A network as Neutron makes it when nothing is said: up, of one project, with port security. What is zero or empty
+    /// is filled in by the kind's rule.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            description: String::new(),
+            admin_state_up: true,
+            is_shared: false,
+            is_external: false,
+            is_default: false,
+            port_security_enabled: true,
+            mtu: 0,
+            segmentation_id: 0,
+            network_type: String::new(),
+            physical_network: None,
+            dns_domain: String::new(),
+            availability_zone_hints: Vec::new(),
+            tags: Vec::new(),
+        }
+    }
+}
+
+fn fill(spec: &mut NetworkSpec, body: &Body) -> Result<(), Stop> {
+    body.set_text("name", &mut spec.name);
+    body.set_text("description", &mut spec.description);
+    body.set_flag("admin_state_up", &mut spec.admin_state_up);
+    body.set_flag("shared", &mut spec.is_shared);
+    body.set_flag("router:external", &mut spec.is_external);
+    body.set_flag("is_default", &mut spec.is_default);
+    body.set_flag("port_security_enabled", &mut spec.port_security_enabled);
+    body.set_text("dns_domain", &mut spec.dns_domain);
+    body.set("availability_zone_hints", &mut spec.availability_zone_hints)?;
+    body.set_text("provider:network_type", &mut spec.network_type);
+    body.set("provider:physical_network", &mut spec.physical_network)?;
+    if let Some(mtu) = body.number("mtu") {
+        spec.mtu = u16::try_from(mtu).map_err(|_| refusal::invalid(format_args!("mtu {mtu} is out of range")))?;
+    }
+    if let Some(segment) = body.number("provider:segmentation_id") {
+        let read = u32::try_from(segment).ok().filter(|id| *id != 0);
+        spec.segmentation_id =
+            read.ok_or_else(|| refusal::invalid(format_args!("segmentation_id {segment} is out of range")))?;
+    }
+    Ok(())
+}
+
+/// The availability zones there are, in order.
+pub(crate) fn zones(context: &Context) -> Vec<String> {
+    let mut zones: Vec<_> = context
+        .store
+        .cache::<Provider>()
+        .all()
+        .iter()
+        .map(|host| host.spec.zone.clone())
+        .collect();
+    zones.sort_unstable();
+    zones.dedup();
+    zones
+}
+
+/// Facts of something on a network.
+pub(crate) fn facts_on(context: &Context, network: &str, project: &str) -> Facts {
+    let network = context.store.cache::<Network>().by_name(network);
+    Facts {
+        project: project.to_owned(),
+        network_project: network
+            .as_ref()
+            .map(|network| network.project().to_owned())
+            .unwrap_or_default(),
+        is_shared: network.as_ref().is_some_and(|network| network.spec.is_shared),
+        is_external: network.as_ref().is_some_and(|network| network.spec.is_external),
+        is_network_device: false,
+    }
+}

@@ -1,0 +1,248 @@
+//! Ports as Neutron shows them.
+
+use std::sync::Arc;
+
+use madang_http::{Failure, Query};
+use madang_store::{Metadata, Resource, Tx};
+use serde_json::{Map, Value, json};
+
+use super::{FixedIp, Port, PortSpec, owner};
+use crate::{
+    Network, SecurityGroup,
+    api::{
+        attribute::{Attribute, Body},
+        convert,
+        failure::Stop,
+        resource::{Context, Exposed, Facts, add_missing, own_or_all, visible},
+        view::View,
+    },
+    network::api::facts_on,
+    refusal::{self, Missing},
+    security_group,
+};
+
+fn vnic_type(value: &Value) -> Result<Value, String> {
+    convert::one_of(
+        value,
+        &[
+            "normal",
+            "direct",
+            "macvtap",
+            "baremetal",
+            "direct-physical",
+            "virtio-forwarder",
+            "smart-nic",
+        ],
+    )
+}
+
+impl Exposed for Port {
+    const SINGULAR: &'static str = "port";
+    const PLURAL: &'static str = "ports";
+    const MISSING: Missing = Missing::Port;
+    const ATTRIBUTES: &'static [Attribute] = &[
+        Attribute::new("name", convert::text),
+        Attribute::new("network_id", convert::uuid).required().fixed(),
+        Attribute::new("admin_state_up", convert::flag),
+        Attribute::new("mac_address", convert::mac_address).guarded(),
+        Attribute::new("fixed_ips", convert::fixed_ips).guarded(),
+        Attribute::new("device_id", convert::text),
+        Attribute::new("device_owner", convert::text).guarded(),
+        Attribute::new("security_groups", convert::uuids),
+        Attribute::new("port_security_enabled", convert::flag).guarded(),
+        Attribute::new("allowed_address_pairs", convert::address_pairs).guarded(),
+        Attribute::new("dns_name", convert::text_or_null),
+        Attribute::new("binding:vnic_type", vnic_type),
+        Attribute::new("binding:host_id", convert::text_or_null)
+            .guarded()
+            .restricted(),
+        Attribute::shown("binding:vif_type").restricted(),
+        Attribute::shown("binding:vif_details").restricted(),
+        Attribute::shown("binding:profile").restricted(),
+        Attribute::shown("status"),
+    ];
+
+    fn facts(context: &Context, port: &Resource<Self>) -> Facts {
+        let mut facts = facts_on(context, &port.spec.network_id, port.project());
+        facts.is_network_device = owner::is_of_the_network(&port.spec.device_owner);
+        facts
+    }
+
+    fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
+        let cache = context.store.cache::<Port>();
+        // The narrowest index that the query names; the filters do the rest.
+        let indexed = [
+            ("device_id", "device"),
+            ("mac_address", "mac"),
+            ("network_id", "network"),
+        ];
+        for (filter, index) in indexed {
+            if query.has(filter) && query.all(filter).all(|value| !value.is_empty()) {
+                let mut values: Vec<_> = query.all(filter).collect();
+                values.sort_unstable();
+                values.dedup();
+                return values.into_iter().flat_map(|value| cache.by(index, value)).collect();
+            }
+        }
+        let mut found = own_or_all(context, query);
+        if let Some(project) = context.caller.subject.project_id().filter(|_| !query.has("id")) {
+            let networks = context.store.cache::<Network>().in_project(project);
+            for network in networks {
+                add_missing(&mut found, cache.by("network", network.name()));
+            }
+        }
+        found
+    }
+
+    fn view(_: &Context, port: &Resource<Self>) -> Map<String, Value> {
+        let spec = &port.spec;
+        let vif_type = if spec.binding_host.is_some() {
+            "bridge"
+        } else {
+            "unbound"
+        };
+        let details = if spec.binding_host.is_some() {
+            json!({ "port_filter": true })
+        } else {
+            json!({})
+        };
+        View::of(port, &spec.description, &spec.tags)
+            .with("name", spec.name.as_str())
+            .with("network_id", spec.network_id.as_str())
+            .with("mac_address", spec.mac_address.as_str())
+            .with("admin_state_up", spec.admin_state_up)
+            .with("status", status(port))
+            .with("device_id", spec.device_id.as_str())
+            .with("device_owner", spec.device_owner.as_str())
+            .typed("fixed_ips", &spec.fixed_ips)
+            .with("allowed_address_pairs", address_pairs(spec))
+            .with("security_groups", spec.security_groups.clone())
+            .with("port_security_enabled", spec.port_security_enabled)
+            .with("dns_name", spec.dns_name.as_str())
+            .with("binding:vnic_type", spec.vnic_type.as_str())
+            .with("binding:host_id", spec.binding_host.as_deref().unwrap_or_default())
+            .with("binding:vif_type", vif_type)
+            .with("binding:vif_details", details)
+            .with("binding:profile", json!({}))
+            .done()
+    }
+
+    fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+        let network = visible::<Network>(context, body.text("network_id").unwrap_or_default())?;
+        let mut spec = PortSpec::on(network.name());
+        spec.port_security_enabled = network.spec.port_security_enabled;
+        if let Some(true) = body.flag("port_security_enabled")
+            && !network.spec.port_security_enabled
+            && !body.has("security_groups")
+        {
+            // Asked for against the network's habit: the groups are said outright, or the rule would follow the network.
+            spec.explicit_security_groups = true;
+            spec.security_groups = vec![security_group::rules::ensure_default(tx, project)?];
+        }
+        spec.no_fixed_ips = body
+            .get("fixed_ips")
+            .and_then(Value::as_array)
+            .is_some_and(Vec::is_empty);
+        if let Some(mac) = body.text("mac_address") {
+            mac.clone_into(&mut spec.mac_address);
+        }
+        fill(context, &mut spec, body, &network, project)?;
+        Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
+    }
+
+    fn change(
+        context: &Context,
+        tx: &mut Tx<'_>,
+        old: &Resource<Self>,
+        body: &Body,
+    ) -> Result<Arc<Resource<Self>>, Stop> {
+        let network = context.store.cache::<Network>().by_name(&old.spec.network_id);
+        let network = network.ok_or_else(|| refusal::not_found(Missing::Network, &old.spec.network_id))?;
+        let mut new = old.clone();
+        if let Some(mac) = body.text("mac_address") {
+            mac.clone_into(&mut new.spec.mac_address);
+        }
+        fill(context, &mut new.spec, body, &network, old.project())?;
+        let held = |spec: &PortSpec| (spec.device_owner.clone(), spec.device_id.clone());
+        if owner::is_of_a_router(&old.spec.device_owner) && held(&old.spec) != held(&new.spec) {
+            let why = format_args!(
+                "port {} is held by {}: its device cannot change",
+                old.name(),
+                old.spec.device_id
+            );
+            return Err(refusal::bad_request("port", why).into());
+        }
+        Ok(tx.update(old, new)?)
+    }
+}
+
+/// What the network itself uses works wherever it is needed; other ports work where they are wired.
+pub(crate) fn status(port: &Resource<Port>) -> &'static str {
+    let spec = &port.spec;
+    match spec.device_owner.as_str() {
+        _ if !spec.admin_state_up => "DOWN",
+        owner::FLOATING_IP => "N/A",
+        owner::DHCP | owner::ROUTER_INTERFACE | owner::ROUTER_GATEWAY => "ACTIVE",
+        _ => port.status.neutron(spec.binding_host.as_deref()),
+    }
+}
+
+fn address_pairs(spec: &PortSpec) -> Vec<Value> {
+    let pair = |pair: &crate::AddressPair| {
+        let net = pair.ip_address;
+        let whole = net.prefix_len() == net.max_prefix_len();
+        let address = if whole { net.addr().to_string() } else { net.to_string() };
+        json!({ "ip_address": address, "mac_address": pair.mac_address.as_ref().unwrap_or(&spec.mac_address) })
+    };
+    spec.allowed_address_pairs.iter().map(pair).collect()
+}
+
+fn fill(
+    context: &Context,
+    spec: &mut PortSpec,
+    body: &Body,
+    network: &Resource<Network>,
+    project: &str,
+) -> Result<(), Stop> {
+    check_addresses(context, body, network, project)?;
+    body.set_text("name", &mut spec.name);
+    body.set_text("description", &mut spec.description);
+    body.set_text("device_id", &mut spec.device_id);
+    body.set_text("device_owner", &mut spec.device_owner);
+    body.set_text("dns_name", &mut spec.dns_name);
+    body.set_text("binding:vnic_type", &mut spec.vnic_type);
+    body.set_flag("admin_state_up", &mut spec.admin_state_up);
+    body.set("fixed_ips", &mut spec.fixed_ips)?;
+    body.set("allowed_address_pairs", &mut spec.allowed_address_pairs)?;
+    if body.has("binding:host_id") {
+        spec.binding_host = body
+            .text("binding:host_id")
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned);
+    }
+    if body.has("security_groups") {
+        body.set("security_groups", &mut spec.security_groups)?;
+        spec.explicit_security_groups = true;
+        for group in &spec.security_groups {
+            visible::<SecurityGroup>(context, group)?;
+        }
+    }
+    if let Some(wanted) = body.flag("port_security_enabled") {
+        if !wanted && !spec.security_groups.is_empty() && !body.has("security_groups") {
+            let message = "Port has security group associated. Cannot disable port security or IP address until security \
+                           group is removed.";
+            return Err(refusal::conflict("PortSecurityPortHasSecurityGroup", message).into());
+        }
+        spec.port_security_enabled = wanted;
+    }
+    Ok(())
+}
+
+/// An address of one's choice on somebody else's network needs a rule of its own.
+fn check_addresses(context: &Context, body: &Body, network: &Resource<Network>, project: &str) -> Result<(), Failure> {
+    let wanted: Vec<FixedIp> = body.typed("fixed_ips")?.unwrap_or_default();
+    if wanted.iter().all(|ip| ip.ip_address.is_unspecified()) {
+        return Ok(());
+    }
+    facts_on(context, network.name(), project).enforce(&context.caller, "create_port:fixed_ips:ip_address")
+}

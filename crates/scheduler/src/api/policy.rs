@@ -1,0 +1,32 @@
+//! Placement's policy rules and their defaults. Source: placement/policies.
+
+/// Name and rule.
+pub const POLICY: &[(&str, &str)] = &[
+    ("placement:resource_providers:list", "rule:placement_api"),
+    ("placement:resource_providers:create", "rule:placement_api"),
+    ("placement:resource_providers:show", "rule:placement_api"),
+    ("placement:resource_providers:update", "rule:placement_api"),
+    ("placement:resource_providers:delete", "rule:placement_api"),
+    ("placement:resource_providers:inventories:list", "rule:placement_api"),
+    ("placement:resource_providers:inventories:show", "rule:placement_api"),
+    ("placement:resource_providers:inventories:update", "rule:placement_api"),
+    ("placement:resource_providers:inventories:delete", "rule:placement_api"),
+    ("placement:resource_providers:traits:list", "rule:placement_api"),
+    ("placement:resource_providers:traits:update", "rule:placement_api"),
+    ("placement:resource_providers:traits:delete", "rule:placement_api"),
+    ("placement:resource_providers:aggregates:list", "rule:placement_api"),
+    ("placement:resource_providers:aggregates:update", "rule:placement_api"),
+    ("placement:resource_providers:usages", "rule:placement_api"),
+    ("placement:resource_providers:allocations:list", "rule:placement_api"),
+    ("placement:allocations:list", "rule:placement_api"),
+    ("placement:allocations:update", "rule:placement_api"),
+    ("placement:allocations:delete", "rule:placement_api"),
+    ("placement:allocation_candidates:list", "rule:placement_api"),
+    ("placement:usages", "rule:project_reader_or_admin or rule:service_api"),
+    ("placement:resource_classes:list", "rule:placement_api"),
+    ("placement:resource_classes:show", "rule:placement_api"),
+    ("placement:traits:list", "rule:placement_api"),
+    ("placement:traits:show", "rule:placement_api"),
+    ("placement:traits:update", "rule:placement_api"),
+    ("placement_api", "rule:admin_api or rule:service_api"),
+];

@@ -1,0 +1,116 @@
+//! A resource provider: a host and what it has to give.
+
+pub(crate) mod api;
+pub(crate) mod inventories;
+pub(crate) mod labels;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use madang_store::{Indexes, Kind};
+use serde::{Deserialize, Serialize};
+
+/// Virtual processors, counted.
+pub const VCPU: &str = "VCPU";
+/// Memory, in MiB.
+pub const MEMORY_MB: &str = "MEMORY_MB";
+/// Local disk, in GiB.
+pub const DISK_GB: &str = "DISK_GB";
+
+/// The kind of providers. `metadata.name` is the provider's uuid, `metadata.project` is empty.
+pub struct Provider;
+
+impl Kind for Provider {
+    const NAME: &'static str = "providers";
+    type Spec = ProviderSpec;
+    type Status = ProviderStatus;
+
+    fn indexes() -> Indexes<Self> {
+        Indexes::<Self>::new().on("name", |r| vec![r.spec.name.clone()])
+    }
+}
+
+/// What a provider is and has. Written by the host's agent when it registers, and through Placement's API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProviderSpec {
+    /// The host's name; unique.
+    pub name: String,
+    /// The parent provider's uuid, for nested ones.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// The availability zone.
+    pub zone: String,
+    /// Resource class to inventory.
+    #[serde(default)]
+    pub inventories: BTreeMap<String, Inventory>,
+    /// Traits it has, such as `COMPUTE_STATUS_DISABLED`.
+    #[serde(default)]
+    pub traits: Vec<String>,
+    /// Aggregate uuids it belongs to.
+    #[serde(default)]
+    pub aggregates: Vec<String>,
+    /// Drivers its agent can run: `qemu`, `oci`, `simulated`.
+    #[serde(default)]
+    pub drivers: Vec<String>,
+    /// Takes no new workloads when false.
+    pub is_enabled: bool,
+    /// Why it is disabled.
+    #[serde(default)]
+    pub disabled_reason: Option<String>,
+    /// Placement's generation: counts changes of inventories, traits, aggregates and allocations through its API.
+    #[serde(default)]
+    pub generation: u64,
+}
+
+/// An amount of one resource class, with Placement's meaning of each field.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// What there is.
+    pub total: i64,
+    /// What is kept for the host itself.
+    #[serde(default)]
+    pub reserved: i64,
+    /// The least that one consumer can take.
+    #[serde(default = "one")]
+    pub min_unit: i64,
+    /// The most that one consumer can take.
+    pub max_unit: i64,
+    /// Amounts are multiples of this.
+    #[serde(default = "one")]
+    pub step_size: i64,
+    /// How often it may be given: 4.0 gives every processor four times.
+    #[serde(default = "ratio")]
+    pub allocation_ratio: f64,
+}
+
+impl Inventory {
+    /// What may be given in all: `(total - reserved) * allocation_ratio`.
+    pub fn capacity(&self) -> i64 {
+        ((self.total - self.reserved) as f64 * self.allocation_ratio) as i64
+    }
+}
+
+fn one() -> i64 {
+    1
+}
+
+fn ratio() -> f64 {
+    1.0
+}
+
+/// What is seen of a provider. Written by the host's agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProviderStatus {
+    /// When the agent was last heard of; a heartbeat writes it every minute at most.
+    #[serde(default)]
+    pub seen: Option<Timestamp>,
+    /// The hypervisor in use: `QEMU` with `kvm` or `tcg`, for humans and Nova's hypervisor view.
+    #[serde(default)]
+    pub hypervisor: String,
+    /// Why hardware acceleration is or is not used.
+    #[serde(default)]
+    pub acceleration: String,
+    /// The address other hosts reach it at.
+    #[serde(default)]
+    pub address: Option<String>,
+}

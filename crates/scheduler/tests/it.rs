@@ -1,0 +1,200 @@
+//! The scheduler's rules through a real store: what is given is counted with the claim, and never more than there is.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use madang_control::TaskGroup;
+use madang_scheduler::{
+    Claim, ClaimGroup, ClaimSpec, GroupPolicy, Inventory, Provider, ProviderSpec, VCPU, claim::rules::usage_group,
+};
+use madang_store::{Backend, Cause, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder, StoreError};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+async fn store() -> (Store, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = StoreBuilder::new();
+    madang_scheduler::register(&mut builder);
+    let backend = Sqlite::open(SqliteOptions::new(dir.path().join("store.db")))
+        .await
+        .unwrap();
+    (builder.open(Arc::new(backend) as Arc<dyn Backend>).await.unwrap(), dir)
+}
+
+async fn provider(store: &Store, name: &str, vcpus: i64) -> Arc<Resource<Provider>> {
+    let inventory = Inventory {
+        total: vcpus,
+        reserved: 0,
+        min_unit: 1,
+        max_unit: vcpus,
+        step_size: 1,
+        allocation_ratio: 1.0,
+    };
+    let spec = ProviderSpec {
+        name: name.to_owned(),
+        parent: None,
+        zone: "nova".to_owned(),
+        inventories: [(VCPU.to_owned(), inventory)].into(),
+        traits: vec![],
+        aggregates: vec![],
+        drivers: vec!["qemu".to_owned()],
+        is_enabled: true,
+        disabled_reason: None,
+        generation: 0,
+    };
+    let mut provider = Resource::<Provider>::new(Metadata::with_id(""), spec);
+    provider.status.seen = Some(Timestamp::now());
+    let mut tx = store.begin(Cause::system("test"));
+    let provider = tx.create(provider).unwrap();
+    tx.commit().await.unwrap();
+    provider
+}
+
+fn claim(vcpus: i64, group: Option<ClaimGroup>) -> Resource<Claim> {
+    let spec = ClaimSpec {
+        user: "u".to_owned(),
+        consumer_kind: "servers".to_owned(),
+        resources: [(VCPU.to_owned(), vcpus)].into(),
+        driver: "qemu".to_owned(),
+        zone: None,
+        host: None,
+        avoid: vec![],
+        required_traits: vec![],
+        forbidden_traits: vec![],
+        group,
+    };
+    Resource::new(Metadata::with_id("p1"), spec)
+}
+
+/// A claim that some writer puts on a provider by itself, as Placement's allocations do.
+fn placed(on: &Resource<Provider>, vcpus: i64) -> Resource<Claim> {
+    let mut claim = claim(vcpus, None);
+    claim.status.provider = Some(on.name().to_owned());
+    claim.status.host = Some(on.spec.name.clone());
+    claim
+}
+
+fn used(store: &Store, provider: &Resource<Provider>) -> i64 {
+    store
+        .counters("", &usage_group(provider.name()))
+        .get(VCPU)
+        .copied()
+        .unwrap_or(0)
+}
+
+async fn create(store: &Store, claim: Resource<Claim>) -> Result<(), StoreError> {
+    let mut tx = store.begin(Cause::system("test"));
+    tx.create(claim)?;
+    tx.commit().await.map(|_| ())
+}
+
+async fn all_decided(store: &Store) {
+    for _ in 0..500 {
+        if store.cache::<Claim>().count_by("pending", "yes") == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("claims are still pending after 5 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn racing_writers_never_take_more_than_there_is() {
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 10).await;
+    let results = futures_util::future::join_all((0..40).map(|_| create(&store, placed(&host, 1)))).await;
+    let won = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!((won, used(&store, &host)), (10, 10));
+    let lost: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(
+        lost.iter()
+            .all(|error| matches!(error, StoreError::LimitExceeded { .. })),
+        "{lost:?}"
+    );
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_scheduler_and_other_writers_share_one_capacity() {
+    let (store, _dir) = store().await;
+    let hosts = [provider(&store, "a", 8).await, provider(&store, "b", 8).await];
+    let group = TaskGroup::new("test");
+    madang_scheduler::control::run(&store, &group);
+    // Every third goes to the first host past the scheduler.
+    let writes = (0..24).map(|n| {
+        create(
+            &store,
+            if n % 3 == 0 {
+                placed(&hosts[0], 1)
+            } else {
+                claim(1, None)
+            },
+        )
+    });
+    futures_util::future::join_all(writes).await;
+    all_decided(&store).await;
+    let claims = store.cache::<Claim>().all();
+    for host in &hosts {
+        let on_it = claims
+            .iter()
+            .filter(|claim| claim.status.host.as_ref() == Some(&host.spec.name))
+            .count();
+        assert_eq!(used(&store, host), on_it as i64, "what is counted is what is there");
+        assert!(on_it <= 8, "{on_it} on {}", host.spec.name);
+    }
+    let failed: Vec<_> = claims
+        .iter()
+        .filter_map(|claim| claim.status.failure.as_ref())
+        .collect();
+    assert!(
+        failed.iter().all(|reason| reason.contains("do not have enough left")),
+        "{failed:?}"
+    );
+    assert_eq!(group.shutdown(Duration::from_secs(5)).await, [""; 0]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_claim_gives_back_what_it_took() {
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 4).await;
+    let first = placed(&host, 3);
+    let key = first.key();
+    create(&store, first).await.unwrap();
+    assert!(create(&store, placed(&host, 2)).await.is_err(), "3 of 4 are taken");
+    let mut tx = store.begin(Cause::system("test"));
+    let first = tx.get::<Claim>(&key).unwrap();
+    tx.delete(&first).unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(used(&store, &host), 0);
+    create(&store, placed(&host, 4)).await.unwrap();
+    assert_eq!(used(&store, &host), 4);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn anti_affinity_holds_within_one_round() {
+    let (store, _dir) = store().await;
+    for name in ["a", "b", "c"] {
+        provider(&store, name, 8).await;
+    }
+    let apart = ClaimGroup {
+        id: Uuid::new_v4(),
+        policy: GroupPolicy::AntiAffinity,
+    };
+    let mut tx = store.begin(Cause::system("test"));
+    for _ in 0..4 {
+        tx.create(claim(1, Some(apart.clone()))).unwrap();
+    }
+    tx.commit().await.unwrap();
+    let group = TaskGroup::new("test");
+    madang_scheduler::control::run(&store, &group);
+    all_decided(&store).await;
+    let claims = store.cache::<Claim>().all();
+    let mut hosts: Vec<_> = claims.iter().filter_map(|claim| claim.status.host.clone()).collect();
+    hosts.sort_unstable();
+    assert_eq!(hosts, ["a", "b", "c"], "each host once, and the fourth nowhere");
+    assert_eq!(group.shutdown(Duration::from_secs(5)).await, [""; 0]);
+    store.close().await;
+}

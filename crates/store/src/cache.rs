@@ -1,0 +1,423 @@
+//! Every resource of a kind, in memory, with its indexes.
+//!
+//! Written only by the store's applier, batch by batch in revision order; read by everybody without waiting. An event
+//! that is not newer than what is here changes nothing, so that a list and the changes since its beginning can be laid
+//! over each other in any way.
+
+mod index;
+
+use std::{any::Any, sync::Arc};
+
+use ahash::RandomState;
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use self::index::{Index, Slots};
+use crate::{Key, Kind, OwnerReference, Resource, Revision, StoreError, Tx, resource::IndexFn};
+
+/// A change of one resource, as listeners get it.
+pub struct Change<K: Kind> {
+    /// How it was; none when it is new.
+    pub old: Option<Arc<Resource<K>>>,
+    /// How it is; none when it is gone.
+    pub new: Option<Arc<Resource<K>>>,
+}
+
+impl<K: Kind> Change<K> {
+    /// The resource that changed: as it is, or as it was before it went.
+    pub fn resource(&self) -> &Arc<Resource<K>> {
+        self.new
+            .as_ref()
+            .or(self.old.as_ref())
+            .expect("a change has a before or an after")
+    }
+}
+
+type Listener<K> = Arc<dyn Fn(&Change<K>) + Send + Sync>;
+
+/// All resources of a kind.
+pub struct Cache<K: Kind> {
+    state: RwLock<State<K>>,
+    fields: Vec<(&'static str, IndexFn<K>)>,
+    listeners: RwLock<Vec<Listener<K>>>,
+}
+
+/// Resources stand in numbered slots; all else leads to slots.
+struct State<K: Kind> {
+    slots: Vec<Option<Arc<Resource<K>>>>,
+    free: Vec<u32>,
+    len: usize,
+    hasher: RandomState,
+    /// By the hash of project, namespace and name: the key itself is in the resource.
+    keys: Index<u64>,
+    /// By the hash of the name.
+    names: Index<u64>,
+    uids: Index<Uuid>,
+    projects: Index<Box<str>>,
+    owners: Index<Uuid>,
+    /// In the order of the cache's `fields`.
+    fields: Vec<Index<Box<str>>>,
+}
+
+impl<K: Kind> Cache<K> {
+    pub(crate) fn new() -> Self {
+        let fields = K::indexes().0;
+        let state = State {
+            slots: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+            hasher: RandomState::new(),
+            keys: Index::new(),
+            names: Index::new(),
+            uids: Index::new(),
+            projects: Index::new(),
+            owners: Index::new(),
+            fields: fields.iter().map(|_| Index::new()).collect(),
+        };
+        Self {
+            state: RwLock::new(state),
+            fields,
+            listeners: RwLock::new(Vec::new()),
+        }
+    }
+
+    /// The resource at a key.
+    pub fn get(&self, key: &Key) -> Option<Arc<Resource<K>>> {
+        let state = self.state.read();
+        state.at(state.slot(key)?).cloned()
+    }
+
+    /// The resource with a uid.
+    pub fn by_uid(&self, uid: Uuid) -> Option<Arc<Resource<K>>> {
+        let state = self.state.read();
+        state.at(state.uids.get(&uid)?.find(|_| true)?).cloned()
+    }
+
+    /// The resource with a name, whatever its project. For kinds whose names are ids; of several, any one.
+    pub fn by_name(&self, name: &str) -> Option<Arc<Resource<K>>> {
+        let state = self.state.read();
+        let named = |slot| state.at(slot).is_some_and(|resource| resource.name() == name);
+        state
+            .at(state.names.get(&state.hasher.hash_one(name))?.find(named)?)
+            .cloned()
+    }
+
+    /// The resources of a project, in no order.
+    pub fn in_project(&self, project: &str) -> Vec<Arc<Resource<K>>> {
+        let state = self.state.read();
+        state.pick(state.projects.get(project))
+    }
+
+    /// How many resources a project has.
+    pub fn count_in_project(&self, project: &str) -> usize {
+        self.state.read().projects.get(project).map_or(0, Slots::len)
+    }
+
+    /// The resources that have `value` in the index `index`, in no order.
+    ///
+    /// # Panics
+    /// When the kind declares no such index.
+    pub fn by(&self, index: &str, value: &str) -> Vec<Arc<Resource<K>>> {
+        let state = self.state.read();
+        state.pick(state.fields[self.field(index)].get(value))
+    }
+
+    /// How many resources have `value` in the index `index`.
+    ///
+    /// # Panics
+    /// When the kind declares no such index.
+    pub fn count_by(&self, index: &str, value: &str) -> usize {
+        self.state.read().fields[self.field(index)]
+            .get(value)
+            .map_or(0, Slots::len)
+    }
+
+    /// The resources that a uid owns.
+    pub fn owned_by(&self, owner: Uuid) -> Vec<Arc<Resource<K>>> {
+        let state = self.state.read();
+        state.pick(state.owners.get(&owner))
+    }
+
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<Arc<Resource<K>>> {
+        self.state.read().slots.iter().flatten().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.state.read().len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `listener` for every change from now on, after the cache shows it. It must not block: it notes a key
+    /// somewhere and returns.
+    pub fn on_change(&self, listener: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.listeners.write().push(Arc::new(listener));
+    }
+
+    fn field(&self, name: &str) -> usize {
+        let found = self.fields.iter().position(|(field, _)| *field == name);
+        found.unwrap_or_else(|| panic!("{} has no index {name}", K::NAME))
+    }
+
+    /// The values of a resource in every index. The kind's code runs here, outside the lock.
+    fn values(&self, resource: &Resource<K>) -> Vec<Vec<String>> {
+        self.fields.iter().map(|(_, values)| values(resource)).collect()
+    }
+
+    fn put(&self, resource: Resource<K>) -> Option<Change<K>> {
+        let key = resource.key();
+        let old = self.get(&key);
+        if old.as_ref().is_some_and(|old| old.revision >= resource.revision) {
+            return None;
+        }
+        let new = Arc::new(resource);
+        let new_values = self.values(&new);
+        let old_values = old.as_ref().map(|old| self.values(old));
+        // Only the applier writes, one at a time: what was read before the lock is still so.
+        self.state
+            .write()
+            .replace(&key, &new, &new_values, old_values.as_deref());
+        Some(Change { old, new: Some(new) })
+    }
+
+    fn remove(&self, key: &Key, revision: Revision) -> Option<Change<K>> {
+        let old = self.get(key).filter(|old| old.revision <= revision)?;
+        let values = self.values(&old);
+        self.state.write().remove(key, &values);
+        Some(Change {
+            old: Some(old),
+            new: None,
+        })
+    }
+}
+
+impl<K: Kind> State<K> {
+    fn at(&self, slot: u32) -> Option<&Arc<Resource<K>>> {
+        self.slots[slot as usize].as_ref()
+    }
+
+    fn hash(&self, project: &str, namespace: &str, name: &str) -> u64 {
+        self.hasher.hash_one((project, namespace, name))
+    }
+
+    fn slot(&self, key: &Key) -> Option<u32> {
+        if key.kind != K::NAME {
+            return None;
+        }
+        let is_it = |slot| {
+            self.at(slot)
+                .map(|resource| &resource.metadata)
+                .is_some_and(|metadata| {
+                    metadata.name == key.name && metadata.project == key.project && metadata.namespace == key.namespace
+                })
+        };
+        self.keys
+            .get(&self.hash(&key.project, &key.namespace, &key.name))?
+            .find(is_it)
+    }
+
+    fn pick(&self, slots: Option<&Slots>) -> Vec<Arc<Resource<K>>> {
+        let mut picked = Vec::with_capacity(slots.map_or(0, Slots::len));
+        if let Some(slots) = slots {
+            slots.for_each(|slot| picked.extend(self.at(slot).cloned()));
+        }
+        picked
+    }
+
+    /// Puts a resource in, over the old one at its key if there is one. What is the same in both stays in the indexes.
+    fn replace(
+        &mut self,
+        key: &Key,
+        new: &Arc<Resource<K>>,
+        new_values: &[Vec<String>],
+        old_values: Option<&[Vec<String>]>,
+    ) {
+        let slot = self.slot(key);
+        let old = slot.and_then(|slot| self.at(slot).cloned());
+        let slot = slot.unwrap_or_else(|| self.enter(key));
+        self.slots[slot as usize] = Some(Arc::clone(new));
+        let uid = new.metadata.uid;
+        if old.as_ref().map(|old| old.metadata.uid) != Some(uid) {
+            if let Some(old) = &old {
+                self.uids.remove(&old.metadata.uid, slot);
+            }
+            self.uids.insert(uid, slot);
+        }
+        let old_owners = old.as_ref().map_or(&[][..], |old| &old.metadata.owners);
+        if old_owners != new.metadata.owners {
+            old_owners.iter().for_each(|owner| self.owners.remove(&owner.uid, slot));
+            new.metadata
+                .owners
+                .iter()
+                .for_each(|owner| self.owners.insert(owner.uid, slot));
+        }
+        for (place, (index, new_values)) in self.fields.iter_mut().zip(new_values).enumerate() {
+            let old_values = old_values.map_or(&[][..], |values| &values[place]);
+            if old_values != new_values {
+                old_values.iter().for_each(|value| index.remove(value.as_str(), slot));
+                new_values
+                    .iter()
+                    .for_each(|value| index.insert(value.as_str().into(), slot));
+            }
+        }
+    }
+
+    /// A slot for a new key, which leads to it from now on.
+    fn enter(&mut self, key: &Key) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("no memory holds 2^32 resources")
+        });
+        self.len += 1;
+        self.keys
+            .insert(self.hash(&key.project, &key.namespace, &key.name), slot);
+        self.names.insert(self.hasher.hash_one(key.name.as_str()), slot);
+        self.projects.insert(key.project.as_str().into(), slot);
+        slot
+    }
+
+    fn remove(&mut self, key: &Key, values: &[Vec<String>]) {
+        let Some(slot) = self.slot(key) else { return };
+        let Some(old) = self.slots[slot as usize].take() else {
+            return;
+        };
+        self.len -= 1;
+        self.free.push(slot);
+        self.keys
+            .remove(&self.hash(&key.project, &key.namespace, &key.name), slot);
+        self.names.remove(&self.hasher.hash_one(key.name.as_str()), slot);
+        self.projects.remove(key.project.as_str(), slot);
+        self.uids.remove(&old.metadata.uid, slot);
+        old.metadata
+            .owners
+            .iter()
+            .for_each(|owner| self.owners.remove(&owner.uid, slot));
+        for (index, values) in self.fields.iter_mut().zip(values) {
+            values.iter().for_each(|value| index.remove(value.as_str(), slot));
+        }
+    }
+}
+
+/// What the applier and the cascade need of a cache, whatever its kind.
+pub(crate) trait AnyCache: Send + Sync {
+    /// Takes one event in; none when it is old. The change is for [`AnyCache::tell`].
+    fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Applied>, StoreError>;
+    /// Tells the listeners.
+    fn tell(&self, change: &(dyn Any + Send));
+    /// Whether a resource with this uid is here.
+    fn has(&self, uid: Uuid) -> bool;
+    /// The keys of everything here.
+    fn keys(&self) -> Vec<Key>;
+    /// The owners that resources here name for which `is_gone`, each at least once.
+    fn owners(&self, is_gone: &dyn Fn(&OwnerReference) -> bool) -> Vec<OwnerReference>;
+    /// The keys of resources here that have an owner, `owner` among them, and none that lives.
+    fn orphans(&self, owner: Uuid, lives: &dyn Fn(&OwnerReference) -> bool) -> Vec<Key>;
+    /// Stages the deletion of a resource here, if it is there.
+    fn delete(&self, tx: &mut Tx<'_>, key: &Key) -> Result<(), StoreError>;
+    /// As itself, to be cast back to its kind.
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// One event that a cache has taken in.
+pub(crate) struct Applied {
+    /// A `Change<K>`.
+    pub(crate) change: Box<dyn Any + Send>,
+    /// The uid that is gone, if this removed one.
+    pub(crate) removed: Option<Uuid>,
+    /// Whom the resource names as owners, when it is new or names others than before.
+    pub(crate) owners: Vec<OwnerReference>,
+}
+
+impl<K: Kind> AnyCache for Cache<K> {
+    fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Applied>, StoreError> {
+        let change = match value {
+            Some(bytes) => self.put(Resource::decode(key, revision, bytes)?),
+            None => self.remove(key, revision),
+        };
+        let Some(change) = change else { return Ok(None) };
+        // A key that was freed and taken again within one batch is the end of the old owner, too.
+        let old_uid = change.old.as_ref().map(|old| old.metadata.uid);
+        let new_uid = change.new.as_ref().map(|new| new.metadata.uid);
+        let removed = old_uid.filter(|uid| Some(*uid) != new_uid);
+        let old_owners = change.old.as_ref().map_or(&[][..], |old| &old.metadata.owners);
+        let new_owners = change.new.as_ref().map_or(&[][..], |new| &new.metadata.owners);
+        let owners = if old_owners == new_owners {
+            Vec::new()
+        } else {
+            new_owners.to_vec()
+        };
+        Ok(Some(Applied {
+            change: Box::new(change),
+            removed,
+            owners,
+        }))
+    }
+
+    fn tell(&self, change: &(dyn Any + Send)) {
+        let change = change
+            .downcast_ref::<Change<K>>()
+            .expect("a cache is told its own changes");
+        // Called outside the lock, so that a listener may look at anything here.
+        let listeners = self.listeners.read().clone();
+        for listener in listeners {
+            listener(change);
+        }
+    }
+
+    fn has(&self, uid: Uuid) -> bool {
+        self.state.read().uids.get(&uid).is_some()
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.state
+            .read()
+            .slots
+            .iter()
+            .flatten()
+            .map(|resource| resource.key())
+            .collect()
+    }
+
+    fn owners(&self, is_gone: &dyn Fn(&OwnerReference) -> bool) -> Vec<OwnerReference> {
+        // `is_gone` asks caches, maybe this one: not under its lock.
+        let mut named: Vec<OwnerReference> = Vec::new();
+        {
+            let state = self.state.read();
+            for uid in state.owners.values() {
+                let owned = state.owners.get(uid).and_then(|slots| state.at(slots.find(|_| true)?));
+                named.extend(
+                    owned
+                        .into_iter()
+                        .flat_map(|r| r.metadata.owners.iter().filter(|o| o.uid == *uid))
+                        .cloned(),
+                );
+            }
+        }
+        named.retain(|owner| is_gone(owner));
+        named
+    }
+
+    fn orphans(&self, owner: Uuid, lives: &dyn Fn(&OwnerReference) -> bool) -> Vec<Key> {
+        let owned = self.owned_by(owner);
+        let orphans = owned
+            .iter()
+            .filter(|resource| !resource.metadata.owners.iter().any(lives));
+        orphans.map(|resource| resource.key()).collect()
+    }
+
+    fn delete(&self, tx: &mut Tx<'_>, key: &Key) -> Result<(), StoreError> {
+        match tx.get::<K>(key) {
+            Some(resource) => tx.delete(&resource),
+            None => Ok(()),
+        }
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

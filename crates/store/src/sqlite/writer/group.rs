@@ -1,0 +1,228 @@
+//! The transactions of one commit: each is checked in full before its first write, so that a refused one leaves nothing
+//! behind and its neighbours go on.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+
+use crate::{
+    Batch, Delta, Event, Key, Revision, StoreError,
+    sqlite::{
+        batch,
+        prepared::{Change, Prepared, Wanted, What},
+        read::Head,
+    },
+    tx::CounterFields,
+};
+
+/// An open SQLite transaction and how far it has come.
+pub(super) struct Group<'c> {
+    find: CachedStatement<'c>,
+    read: CachedStatement<'c>,
+    insert: CachedStatement<'c>,
+    update: CachedStatement<'c>,
+    put: CachedStatement<'c>,
+    delete: CachedStatement<'c>,
+    note: CachedStatement<'c>,
+    move_head: CachedStatement<'c>,
+    head: Head,
+    batches: Vec<Arc<Batch>>,
+}
+
+/// What is known of the record that a write goes to.
+#[derive(Clone, Copy)]
+enum Found {
+    /// Not looked up.
+    Unknown,
+    Absent,
+    /// Its row.
+    Row(i64),
+}
+
+impl<'c> Group<'c> {
+    pub(super) fn begin(connection: &'c Connection, head: Head) -> rusqlite::Result<Self> {
+        Ok(Self {
+            find: connection.prepare_cached("SELECT id, modified FROM records WHERE key = ?1")?,
+            read: connection.prepare_cached("SELECT id, value FROM records WHERE key = ?1")?,
+            insert: connection
+                .prepare_cached("INSERT INTO records (key, value, created, modified) VALUES (?1, ?2, ?3, ?3)")?,
+            update: connection.prepare_cached("UPDATE records SET value = ?2, modified = ?3 WHERE id = ?1")?,
+            put: connection.prepare_cached(
+                "INSERT INTO records (key, value, created, modified) VALUES (?1, ?2, ?3, ?3)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, modified = excluded.modified",
+            )?,
+            delete: connection.prepare_cached("DELETE FROM records WHERE id = ?1")?,
+            note: connection.prepare_cached("INSERT INTO history (revision, batch) VALUES (?1, ?2)")?,
+            move_head: connection.prepare_cached("UPDATE head SET revision = ?1, history_bytes = ?2")?,
+            head,
+            batches: Vec::new(),
+        })
+    }
+
+    /// Checks everything a transaction expects, then writes it at the next revision. One that changes nothing has the
+    /// newest revision.
+    pub(super) fn apply(&mut self, txn: Prepared) -> Result<Revision, ApplyError> {
+        let mut found = vec![Found::Unknown; txn.writes.len()];
+        for wanted in &txn.expects {
+            let there = self.check(wanted)?;
+            if let Some(write) = wanted.write {
+                found[write] = there;
+            }
+        }
+        // Whatever may refuse comes before the first write.
+        let mut changes = Vec::with_capacity(txn.writes.len());
+        for (Change { key, encoded, what }, found) in txn.writes.into_iter().zip(found) {
+            let (value, found) = match what {
+                What::Put(value) => (Some(value), found),
+                What::Delete => (None, self.look_up(&encoded, found)?),
+                What::Add(deltas) => self.count(&key, &encoded, &deltas)?,
+            };
+            if value.is_some() || matches!(found, Found::Row(_)) {
+                changes.push((encoded, found, Event { key, value }));
+            }
+        }
+        if changes.is_empty() {
+            return Ok(self.head.revision);
+        }
+        let revision = self.head.revision.next();
+        for (encoded, found, event) in &changes {
+            self.write(revision, encoded, *found, event.value.as_deref())?;
+        }
+        let pairs = changes
+            .iter()
+            .map(|(encoded, _, event)| (encoded.as_str(), event.value.as_deref()));
+        let noted = batch::encode(&txn.cause, txn.at, pairs);
+        self.note.execute(params![revision.0 as i64, noted])?;
+        self.head.revision = revision;
+        self.head.history_bytes += noted.len() as u64;
+        let events = changes.into_iter().map(|(_, _, event)| event).collect();
+        self.batches.push(Arc::new(Batch {
+            revision,
+            cause: txn.cause,
+            at: txn.at,
+            events,
+        }));
+        Ok(revision)
+    }
+
+    /// The new head, once it is noted in the database, and what to show to watchers after the commit.
+    pub(super) fn finish(mut self) -> rusqlite::Result<(Head, Vec<Arc<Batch>>)> {
+        if !self.batches.is_empty() {
+            let Head {
+                revision,
+                history_bytes,
+                ..
+            } = self.head;
+            self.move_head
+                .execute(params![revision.0 as i64, history_bytes as i64])?;
+        }
+        Ok((self.head, self.batches))
+    }
+
+    fn check(&mut self, wanted: &Wanted) -> Result<Found, ApplyError> {
+        let found: Option<(i64, i64)> = self
+            .find
+            .query_row([&wanted.encoded], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let key = || wanted.key.clone();
+        match (wanted.at, found) {
+            (None, None) => Ok(Found::Absent),
+            (None, Some(_)) => Err(StoreError::Exists { key: key() }.into()),
+            (Some(at), Some((row, modified))) if at.0 as i64 == modified => Ok(Found::Row(row)),
+            (Some(_), Some(_)) => Err(StoreError::Conflict { key: key() }.into()),
+            (Some(_), None) => Err(StoreError::NotFound { key: key() }.into()),
+        }
+    }
+
+    fn look_up(&mut self, encoded: &str, found: Found) -> rusqlite::Result<Found> {
+        if !matches!(found, Found::Unknown) {
+            return Ok(found);
+        }
+        let row: Option<i64> = self.find.query_row([encoded], |row| row.get(0)).optional()?;
+        Ok(row.map_or(Found::Absent, Found::Row))
+    }
+
+    /// The new value of a counter record; none when it comes to nothing.
+    fn count(&mut self, key: &Key, encoded: &str, deltas: &[Delta]) -> Result<(Option<Bytes>, Found), ApplyError> {
+        let record: Option<(i64, Vec<u8>)> = self
+            .read
+            .query_row([encoded], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let (mut fields, found) = match record {
+            None => (CounterFields::new(), Found::Absent),
+            Some((row, value)) => {
+                let fields: BTreeMap<_, _> = serde_json::from_slice(&value).map_err(|e| StoreError::Decode {
+                    key: key.clone(),
+                    reason: format!("not a counter: {e}"),
+                })?;
+                (fields, Found::Row(row))
+            }
+        };
+        for delta in deltas {
+            add(key, &mut fields, delta)?;
+        }
+        if fields.is_empty() {
+            return Ok((None, found));
+        }
+        let value = serde_json::to_vec(&fields).map_err(|e| StoreError::Invalid(format!("{key}: {e}")))?;
+        Ok((Some(value.into()), found))
+    }
+
+    fn write(&mut self, revision: Revision, key: &str, found: Found, value: Option<&[u8]>) -> rusqlite::Result<()> {
+        let at = revision.0 as i64;
+        match (value, found) {
+            (Some(value), Found::Absent) => self.insert.execute(params![key, value, at])?,
+            (Some(value), Found::Row(row)) => self.update.execute(params![row, value, at])?,
+            (Some(value), Found::Unknown) => self.put.execute(params![key, value, at])?,
+            (None, Found::Row(row)) => self.delete.execute([row])?,
+            (None, Found::Absent | Found::Unknown) => 0, // nothing to remove
+        };
+        Ok(())
+    }
+}
+
+/// Adds to one field, within its limit.
+fn add(key: &Key, fields: &mut CounterFields, delta: &Delta) -> Result<(), StoreError> {
+    let used = fields.get(&delta.field).copied().unwrap_or(0);
+    let sum = used.saturating_add(delta.add).max(0);
+    if let Some(limit) = delta.limit
+        && delta.add > 0
+        && sum > limit
+    {
+        let (field, requested) = (delta.field.clone(), delta.add);
+        return Err(StoreError::LimitExceeded {
+            key: Box::new(key.clone()),
+            field,
+            used,
+            requested,
+            limit,
+        });
+    }
+    if sum == 0 {
+        fields.remove(&delta.field);
+    } else {
+        fields.insert(delta.field.clone(), sum);
+    }
+    Ok(())
+}
+
+/// Why a transaction was not applied.
+pub(super) enum ApplyError {
+    /// It is not to be; nothing was written.
+    Refused(StoreError),
+    /// The engine failed; the whole group is off.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<StoreError> for ApplyError {
+    fn from(refused: StoreError) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<rusqlite::Error> for ApplyError {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Sqlite(e)
+    }
+}

@@ -1,0 +1,481 @@
+//! The store as the rest of madang uses it: caches to read, transactions to write.
+
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+use parking_lot::{Mutex, RwLock};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::{
+    Backend, Batch, Cache, Cause, Event, Expect, Key, Kind, Op, OwnerReference, Prefix, Resource, Revision, StoreError,
+    Tx, Watch,
+    applied::AppliedRevision,
+    cache::{AnyCache, Applied},
+    cascade::Cascade,
+    rules::Rules,
+    turns::Turns,
+    tx::{COUNTERS, CounterFields, counter_key},
+};
+
+/// How often a transaction is decided anew when others write the same at the same time.
+const MAX_ATTEMPTS: u32 = 64;
+/// How many batches the applier takes in before it tells who waits.
+const APPLY_AT_ONCE: usize = 256;
+/// How long to wait between attempts to list again when the engine fails.
+const RELIST_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// How many records are listed at a time when the caches are filled.
+const LIST_PAGE: usize = 4096;
+
+/// The values of a counter record, by field.
+pub type Counters = BTreeMap<String, i64>;
+
+/// Collects kinds and rules, then opens the store.
+#[derive(Default)]
+pub struct StoreBuilder {
+    caches: AHashMap<&'static str, Arc<dyn AnyCache>>,
+    typed: AHashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    rules: Rules,
+}
+
+impl StoreBuilder {
+    /// No kinds yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a kind known, so that it is cached. Knowing it already is fine.
+    pub fn kind<K: Kind>(&mut self) -> &mut Self {
+        if !self.typed.contains_key(&TypeId::of::<K>()) {
+            let cache: Arc<dyn AnyCache> = Arc::new(Cache::<K>::new());
+            self.typed.insert(TypeId::of::<K>(), Arc::clone(&cache).as_any());
+            let before = self.caches.insert(K::NAME, cache);
+            assert!(before.is_none(), "two kinds are called {}", K::NAME);
+        }
+        self
+    }
+
+    /// Adds a rule that every write of kind `K` goes through, after those registered before. It runs again whenever the
+    /// transaction is decided anew, so it has no effect but on its arguments.
+    pub fn rule<K: Kind>(
+        &mut self,
+        rule: impl Fn(&mut Tx<'_>, Op<'_, K>) -> Result<(), StoreError> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.kind::<K>();
+        self.rules.add::<K>(Arc::new(rule));
+        self
+    }
+
+    /// Fills the caches from the backend and follows it from there.
+    ///
+    /// # Errors
+    /// What the backend says; `Decode` for a record that its kind cannot read.
+    pub async fn open(self, backend: Arc<dyn Backend>) -> Result<Store, StoreError> {
+        let inner = Inner {
+            backend,
+            caches: self.caches,
+            typed: self.typed,
+            rules: self.rules,
+            counters: RwLock::default(),
+            applied: AppliedRevision::default(),
+            cascade: Cascade::default(),
+            turns: Turns::default(),
+            stop: CancellationToken::new(),
+            tasks: Mutex::default(),
+        };
+        let store = Store(Arc::new(inner));
+        let revision = store.fill().await?;
+        let changes = store.0.backend.watch(Prefix::all(), revision).await?;
+        store.0.cascade.add_orphans(&store);
+        let mut tasks = store.0.tasks.lock();
+        // The store is below the task groups of `control`: it owns these two itself and ends them in `close`.
+        #[expect(clippy::disallowed_methods, reason = "owned by `tasks`, joined in `close`")]
+        tasks.extend([
+            tokio::spawn(store.clone().follow(changes)),
+            tokio::spawn(store.clone().cascade()),
+        ]);
+        drop(tasks);
+        Ok(store)
+    }
+}
+
+/// A handle on the one store of this process; clones are the same store.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    caches: AHashMap<&'static str, Arc<dyn AnyCache>>,
+    typed: AHashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    rules: Rules,
+    counters: RwLock<AHashMap<Key, CounterFields>>,
+    /// The revision that all caches show.
+    applied: AppliedRevision,
+    cascade: Cascade,
+    turns: Turns,
+    stop: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// All resources of a kind.
+    ///
+    /// # Panics
+    /// When the kind was not registered with the builder.
+    pub fn cache<K: Kind>(&self) -> &Cache<K> {
+        let cache = self
+            .0
+            .typed
+            .get(&TypeId::of::<K>())
+            .and_then(|cache| cache.downcast_ref::<Cache<K>>());
+        cache.unwrap_or_else(|| panic!("the kind {} is not registered", K::NAME))
+    }
+
+    /// The resource at a key, as this process sees it.
+    pub fn get<K: Kind>(&self, key: &Key) -> Option<Arc<Resource<K>>> {
+        self.cache::<K>().get(key)
+    }
+
+    /// The counters of `(project, group)`; a missing field is 0.
+    pub fn counters(&self, project: &str, group: &str) -> Counters {
+        self.0
+            .counters
+            .read()
+            .get(&counter_key(project, group))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Begins a transaction.
+    pub fn begin(&self, cause: Cause) -> Tx<'_> {
+        Tx::new(self, cause)
+    }
+
+    /// Decides and commits a transaction, anew as long as others write the same at the same time. `decide` must have no
+    /// effect but on its transaction, and read what it changes through it.
+    ///
+    /// # Errors
+    /// What `decide` says; `Conflict`, `Exists` or `NotFound` when deciding anew expects the very same again (it rests on
+    /// what was read outside, or on a reservation that somebody has), or does not get through in 64 attempts.
+    pub async fn transact<T, E: From<StoreError>>(
+        &self,
+        cause: Cause,
+        decide: impl FnMut(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact_in_turn(cause, None, decide).await
+    }
+
+    /// As [`Store::transact`]; from the first attempt in turn with those who change `wanted` now.
+    async fn transact_in_turn<T, E: From<StoreError>>(
+        &self,
+        cause: Cause,
+        wanted: Option<&Key>,
+        mut decide: impl FnMut(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let hasher = ahash::RandomState::new();
+        let mut unmet_before = None;
+        let mut attempt = 0;
+        let mut turn = match wanted {
+            Some(key) if self.0.turns.is_wanted(key) => Some(self.0.turns.take(key).await),
+            _ => None,
+        };
+        loop {
+            attempt += 1;
+            let mut tx = self.begin(cause.clone());
+            let decided = decide(&mut tx)?;
+            let mark = |key: &Key, at| (hasher.hash_one(key), at);
+            let marks = tx.expectations().iter().map(|expect| match expect {
+                Expect::Absent(key) => mark(key, None),
+                Expect::At(key, revision) => mark(key, Some(*revision)),
+            });
+            let marks: Vec<_> = marks.collect();
+            let Err(failed) = tx.commit().await else {
+                return Ok(decided);
+            };
+            let (StoreError::Conflict { key } | StoreError::Exists { key } | StoreError::NotFound { key }) = &failed
+            else {
+                return Err(failed.into());
+            };
+            let of_key = hasher.hash_one(key);
+            let unmet = marks.into_iter().find(|(hash, _)| *hash == of_key);
+            if unmet == unmet_before || attempt >= MAX_ATTEMPTS {
+                return Err(failed.into());
+            }
+            unmet_before = unmet;
+            if !turn.as_ref().is_some_and(|turn| turn.is_for(key)) {
+                drop(turn.take()); // nobody waits for one turn with another in hand
+                turn = Some(self.0.turns.take(key).await);
+            }
+            // What we decided on is old: see the newest before deciding again.
+            let newest = self.0.backend.revision().await?;
+            self.reached(newest).await?;
+        }
+    }
+
+    /// Changes one resource, anew as long as others change it at the same time.
+    ///
+    /// # Errors
+    /// `NotFound`; what `change` says; what the kind's rules say.
+    pub async fn modify<K: Kind, E: From<StoreError>>(
+        &self,
+        key: &Key,
+        cause: Cause,
+        mut change: impl FnMut(&mut Resource<K>) -> Result<(), E>,
+    ) -> Result<Arc<Resource<K>>, E> {
+        self.transact_in_turn(cause, Some(key), |tx| {
+            let old = tx
+                .get::<K>(key)
+                .ok_or_else(|| StoreError::NotFound { key: key.clone() })?;
+            let mut new = (*old).clone();
+            change(&mut new)?;
+            Ok(tx.update(&old, new)?)
+        })
+        .await
+    }
+
+    /// The revision that the caches show.
+    pub fn applied(&self) -> Revision {
+        self.0.applied.get()
+    }
+
+    /// Waits until the caches show `revision`.
+    ///
+    /// # Errors
+    /// `Closed` when the store closes before.
+    pub async fn reached(&self, revision: Revision) -> Result<(), StoreError> {
+        self.0.applied.reached(revision).await
+    }
+
+    /// The engine below, for watching raw changes, compaction and backup.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.0.backend
+    }
+
+    /// Closes the engine, which does what was submitted before; lets the caches and who waits for them see it; stops.
+    pub async fn close(&self) {
+        // The applier goes on until the engine has nothing more to show; all else ends now.
+        self.0.stop.cancel();
+        self.0.backend.close().await;
+        let tasks = std::mem::take(&mut *self.0.tasks.lock());
+        for task in tasks {
+            if let Err(failed) = task.await {
+                error!(%failed, "a task of the store ended badly");
+            }
+        }
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.0.rules
+    }
+
+    pub(crate) fn caches(&self) -> impl Iterator<Item = &Arc<dyn AnyCache>> {
+        self.0.caches.values()
+    }
+
+    /// Whether an owner is there. One of a kind that is not registered here counts as there: who knows it will tell.
+    pub(crate) fn lives(&self, owner: &OwnerReference) -> bool {
+        self.0
+            .caches
+            .get(owner.kind.as_str())
+            .is_none_or(|cache| cache.has(owner.uid))
+    }
+
+    /// Stages the deletion of a resource of whatever kind.
+    pub(crate) fn delete_any(&self, tx: &mut Tx<'_>, key: &Key) -> Result<(), StoreError> {
+        self.0
+            .caches
+            .get(key.kind.as_str())
+            .map_or(Ok(()), |cache| cache.delete(tx, key))
+    }
+
+    /// Lists everything into the caches; returns the revision from which to follow. Pages after the first may show later
+    /// revisions, whose batches come once more: the caches take what is newer only.
+    async fn fill(&self) -> Result<Revision, StoreError> {
+        let mut first = None;
+        let mut after = None;
+        loop {
+            let page = self.0.backend.range(&Prefix::all(), after.as_ref(), LIST_PAGE).await?;
+            first.get_or_insert(page.revision);
+            for record in &page.records {
+                self.apply(&record.key, record.modified, Some(&record.value))?;
+            }
+            after = page.records.last().map(|record| record.key.clone());
+            if !page.more {
+                break;
+            }
+        }
+        let revision = first.unwrap_or_default();
+        self.0.applied.advance(revision);
+        Ok(revision)
+    }
+
+    /// Applies every batch until the engine is closed. When it says that changes are gone, starts over from a list.
+    async fn follow(self, mut changes: Box<dyn Watch>) {
+        // However this ends, nobody waits for the caches in vain.
+        let _stops = Stops(&self.0);
+        loop {
+            match changes.next_many(APPLY_AT_ONCE).await {
+                Ok(batches) => {
+                    for batch in &batches {
+                        self.apply_batch(batch);
+                    }
+                    if let Some(newest) = batches.last() {
+                        self.0.applied.advance(newest.revision);
+                    }
+                }
+                Err(StoreError::Closed) => return,
+                Err(failed) => {
+                    error!(%failed, "lost the changes, listing again");
+                    match self.relist().await {
+                        Some(again) => changes = again,
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lists again until it works or the store is closed. Resources that went meanwhile are dropped from the caches.
+    async fn relist(&self) -> Option<Box<dyn Watch>> {
+        while !self.0.stop.is_cancelled() {
+            match self.try_relist().await {
+                Ok(changes) => return Some(changes),
+                Err(StoreError::Closed) => return None,
+                Err(failed) => error!(%failed, "could not list again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RELIST_PAUSE) => {}
+                () = self.0.stop.cancelled() => {}
+            }
+        }
+        None
+    }
+
+    async fn try_relist(&self) -> Result<Box<dyn Watch>, StoreError> {
+        let mut there = ahash::AHashSet::new();
+        let mut first = None;
+        let mut after = None;
+        loop {
+            let page = self.0.backend.range(&Prefix::all(), after.as_ref(), LIST_PAGE).await?;
+            first.get_or_insert(page.revision);
+            for record in page.records {
+                after = Some(record.key.clone());
+                there.insert(record.key.clone());
+                self.take(
+                    &Event {
+                        key: record.key,
+                        value: Some(record.value),
+                    },
+                    record.modified,
+                    &mut Vec::new(),
+                );
+            }
+            if !page.more {
+                break;
+            }
+        }
+        let revision = first.unwrap_or_default();
+        for cache in self.caches() {
+            for key in cache.keys() {
+                if !there.contains(&key) {
+                    self.take(&Event { key, value: None }, revision, &mut Vec::new());
+                }
+            }
+        }
+        self.0.counters.write().retain(|key, _| there.contains(key));
+        self.0.cascade.add_orphans(self);
+        let changes = self.0.backend.watch(Prefix::all(), revision).await?;
+        self.0.applied.advance(revision);
+        Ok(changes)
+    }
+
+    fn apply_batch(&self, batch: &Batch) {
+        let mut named = Vec::new();
+        for event in &batch.events {
+            self.take(event, batch.revision, &mut named);
+        }
+        // Looked at when all of the batch is in: an owner may come after what it owns.
+        for owner in named {
+            if !self.lives(&owner) {
+                self.0.cascade.add(owner);
+            }
+        }
+    }
+
+    /// Applies an event of a running store and tells who listens; adds the owners that are newly named. A record that
+    /// cannot be read stays as it was, and a panic of a kind's code or a listener ends there: each is a defect to look
+    /// at, not a reason to stop everything else.
+    fn take(&self, event: &Event, revision: Revision, named: &mut Vec<OwnerReference>) {
+        let took = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let Some((cache, applied)) = self.apply(&event.key, revision, event.value.as_deref())? else {
+                return Ok(());
+            };
+            if let Some(uid) = applied.removed {
+                self.0.cascade.add(OwnerReference {
+                    kind: event.key.kind.clone(),
+                    uid,
+                });
+            }
+            named.extend(applied.owners);
+            cache.tell(&*applied.change);
+            Ok::<(), StoreError>(())
+        }));
+        match took {
+            Ok(Ok(())) => {}
+            Ok(Err(failed)) => error!(key = ?event.key, %failed, "could not take in a change"),
+            Err(_) => error!(key = ?event.key, "a panic while a change was taken in"),
+        }
+    }
+
+    fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Taken<'_>>, StoreError> {
+        if let Some(cache) = self.0.caches.get(key.kind.as_str()) {
+            return Ok(cache.apply(key, revision, value)?.map(|applied| (cache, applied)));
+        }
+        if key.kind == COUNTERS {
+            self.count(key, value)?;
+        }
+        Ok(None)
+    }
+
+    fn count(&self, key: &Key, value: Option<&[u8]>) -> Result<(), StoreError> {
+        let fields: Option<CounterFields> =
+            value
+                .map(serde_json::from_slice)
+                .transpose()
+                .map_err(|e| StoreError::Decode {
+                    key: key.clone(),
+                    reason: format!("not a counter: {e}"),
+                })?;
+        let mut counters = self.0.counters.write();
+        match fields {
+            Some(fields) => _ = counters.insert(key.clone(), fields),
+            None => _ = counters.remove(key),
+        }
+        Ok(())
+    }
+
+    async fn cascade(self) {
+        tokio::select! {
+            () = self.0.cascade.run(&self) => {}
+            () = self.0.stop.cancelled() => {}
+        }
+    }
+}
+
+/// An event that a cache has taken in, and which.
+type Taken<'s> = (&'s Arc<dyn AnyCache>, Applied);
+
+/// Ends what depends on the applier when that ends.
+struct Stops<'s>(&'s Inner);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.applied.close();
+        self.0.stop.cancel();
+    }
+}

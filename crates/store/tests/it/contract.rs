@@ -1,0 +1,59 @@
+//! The contract on SQLite.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use madang_store::{
+    Backend, Sqlite, SqliteOptions,
+    contract::{CHECKS, Lab},
+};
+
+struct SqliteLab {
+    dir: tempfile::TempDir,
+}
+
+impl SqliteLab {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+}
+
+#[async_trait]
+impl Lab for SqliteLab {
+    async fn open(&self) -> Arc<dyn Backend> {
+        Arc::new(
+            Sqlite::open(SqliteOptions::new(self.dir.path().join("state.db")))
+                .await
+                .unwrap(),
+        )
+    }
+
+    async fn open_backup(&self, backup: PathBuf) -> Option<Arc<dyn Backend>> {
+        let path = backup.with_extension("restored");
+        Sqlite::restore(&backup, &path).await.unwrap();
+        Some(Arc::new(Sqlite::open(SqliteOptions::new(path)).await.unwrap()))
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+}
+
+async fn run_all() {
+    for check in CHECKS {
+        println!("{}", check.name); // shown when it fails
+        check.run(&SqliteLab::new()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_keeps_the_contract() {
+    run_all().await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_on_one_thread() {
+    run_all().await;
+}
