@@ -5,6 +5,7 @@
 //! DIR/layers/<chain id>/tree           one layer's files; with those of the layers below, the image
 //! DIR/layers/<chain id>/unwritten      not yet known to be on the disk; holds the id of the boot that unpacked it
 //! DIR/layers/.new-<random>             being unpacked; removed at the next start
+//! DIR/layers.lock                      held (shared) by who unpacks, so that nobody takes their work for a leftover
 //! ```
 //! A layer is named by its chain id (a hash over it and all below it), because what unpacking it does may depend on
 //! those below: each is applied to an overlay mount of the lower ones and keeps only what it changed. It appears under
@@ -22,7 +23,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -82,6 +83,8 @@ impl LayerStore {
         for directory in [&store.layers, &store.images] {
             private_dir(directory)?;
         }
+        let lock = store.lock_file()?;
+        lock.lock().map_err(|e| ImageError::host("lock the layers", e))?;
         for entry in list(&store.layers)? {
             let path = store.layers.join(&entry);
             if entry.starts_with('.') || is_of_another_boot(&path)? {
@@ -221,15 +224,29 @@ impl LayerStore {
         if home.exists() {
             return Ok(());
         }
+        let unpacking = self.lock_file()?;
+        unpacking
+            .lock_shared()
+            .map_err(|e| ImageError::host("lock the layers", e))?;
         let new = self.layers.join(format!(".new-{}", uuid::Uuid::new_v4().simple()));
         let result = self
             .unpack(archive, layer, &new, below)
-            .and_then(|()| fs::rename(&new, &home).map_err(|e| ImageError::host(format!("name layer {name}"), e)));
+            .and_then(|()| match fs::rename(&new, &home) {
+                // A start that nobody waits for any more still unpacks to its end: whoever is first names it.
+                Err(_) if home.exists() => remove_tree(&new),
+                named => named.map_err(|e| ImageError::host(format!("name layer {name}"), e)),
+            });
         if result.is_err() {
             // The first error is the one to tell; leftovers go at the next start at the latest.
             let _ = remove_tree(&new);
         }
         result
+    }
+
+    fn lock_file(&self) -> Result<File, ImageError> {
+        let path = self.layers.with_extension("lock");
+        let opened = File::options().create(true).append(true).mode(0o600).open(&path);
+        opened.map_err(|e| ImageError::host(format!("open {}", path.display()), e))
     }
 
     fn unpack(&self, archive: &Archive, layer: &LayerRef, new: &Path, below: &[String]) -> Result<(), ImageError> {

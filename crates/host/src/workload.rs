@@ -7,13 +7,28 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+mod disk;
+mod hardware;
 
-use std::{io::ErrorKind, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::broadcast,
+};
 use uuid::Uuid;
+
+pub use self::{
+    disk::{Disk, DiskBus, DiskKind, DiskSource, IoLimits},
+    hardware::{Cpu, Firmware, Hardware, NicModel, NumaNode, TpmVersion, Video},
+};
 
 /// Everything a driver needs to know to run one workload.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +52,12 @@ pub struct Workload {
     pub uid: u32,
     /// An ISO 9660 or VFAT image attached read-only as the config drive.
     pub config_drive: Option<PathBuf>,
+    /// Disks beside the root, in guest order.
+    pub disks: Vec<Disk>,
+    /// What it is built of; containers have none.
+    pub hardware: Hardware,
+    /// Boots from this for once, with the root as a second disk.
+    pub rescue: Option<Root>,
 }
 
 /// What a workload starts from.
@@ -57,6 +78,8 @@ pub enum Root {
         /// The kernel command line that goes with `kernel`.
         kernel_args: Option<String>,
     },
+    /// Nothing of its own: it boots from one of its disks, the one with the lowest boot index.
+    Attached,
     /// A container's image: an OCI or `docker save` archive in the host's cache.
     Container {
         /// The verified archive.
@@ -136,6 +159,8 @@ pub enum State {
     },
     /// Its processors are halted, its memory is kept.
     Paused,
+    /// It does not run, its memory is kept on the disk; starting it goes on from there.
+    Suspended,
     /// It ended, by request or by itself; its disk is kept.
     Stopped {
         /// The exit code of a container's first process; none for a machine or when unknown.
@@ -207,6 +232,67 @@ impl From<crate::Error> for DriverError {
     }
 }
 
+/// Which console of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsoleKind {
+    /// Its screen, in the RFB protocol.
+    Vnc,
+    /// Its serial line; a shell in a container.
+    Serial,
+}
+
+/// Bytes both ways.
+pub trait Session: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Session for T {}
+
+/// What a workload has used since its last start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// How long it has run.
+    pub uptime: Duration,
+    /// Processor time of each of its processors; one sum for a container.
+    pub cpu_time: Vec<Duration>,
+    /// Memory it has, in bytes.
+    pub memory_bytes: u64,
+    /// Memory it uses, in bytes, where that is known.
+    pub memory_used_bytes: Option<u64>,
+    /// Its disks.
+    pub disks: Vec<DiskUsage>,
+    /// Its interfaces, by MAC address.
+    pub nics: Vec<NicUsage>,
+}
+
+/// What went to and from a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Its id; the root's is the workload's.
+    pub id: Uuid,
+    /// Bytes and requests read.
+    pub read: (u64, u64),
+    /// Bytes and requests written.
+    pub written: (u64, u64),
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// What went to and from an interface, as the guest counts it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NicUsage {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Bytes, packets, errors and drops received.
+    pub received: (u64, u64, u64, u64),
+    /// Bytes, packets, errors and drops sent.
+    pub sent: (u64, u64, u64, u64),
+}
+
+/// The answer to what a driver does not do.
+fn refuse<T>(driver: &'static str, action: &'static str) -> Result<T, DriverError> {
+    Err(DriverError::Unsupported { driver, action })
+}
+
 /// Runs workloads of one sort on this host.
 ///
 /// All calls are idempotent: starting what runs, stopping what is stopped and removing what is absent succeed.
@@ -242,6 +328,72 @@ pub trait Driver: Send + Sync {
 
     /// The last `max_bytes` bytes of its console or output.
     async fn console(&self, id: Uuid, max_bytes: u64) -> Result<Vec<u8>, DriverError>;
+
+    /// Writes its memory to the disk and ends it; the next start goes on from there.
+    async fn suspend(&self, _id: Uuid) -> Result<(), DriverError> {
+        refuse(self.name(), "suspend it")
+    }
+
+    /// Copies its root, as it is now, into a new file that stands alone: a qcow2 disk of a machine, an OCI archive of a
+    /// container. A running guest is asked to write what it holds back, where its agent answers, and goes on meanwhile.
+    async fn snapshot(&self, _workload: &Workload, _into: &Path) -> Result<(), DriverError> {
+        refuse(self.name(), "make a snapshot")
+    }
+
+    /// Adds a disk; a running guest sees it at once. What is there already is left alone.
+    async fn attach_disk(&self, _id: Uuid, _disk: &Disk) -> Result<(), DriverError> {
+        refuse(self.name(), "attach a disk")
+    }
+
+    /// Takes a disk away, asking the guest to let go of it. When this returns the host has let go of it too.
+    async fn detach_disk(&self, _id: Uuid, _disk: Uuid) -> Result<(), DriverError> {
+        refuse(self.name(), "detach a disk")
+    }
+
+    /// Tells the guest of a disk's new size in bytes, after its back end has made it so.
+    async fn grow_disk(&self, _id: Uuid, _disk: Uuid, _bytes: u64) -> Result<(), DriverError> {
+        refuse(self.name(), "grow a disk")
+    }
+
+    /// Copies a disk to another while the guest uses it, then goes on with the other one under `new.id`.
+    async fn swap_disk(&self, _id: Uuid, _old: Uuid, _new: &Disk) -> Result<(), DriverError> {
+        refuse(self.name(), "swap disks")
+    }
+
+    /// Adds a network interface.
+    async fn attach_nic(&self, _id: Uuid, _nic: &Nic) -> Result<(), DriverError> {
+        refuse(self.name(), "attach an interface")
+    }
+
+    /// Takes the interface of a port away.
+    async fn detach_nic(&self, _id: Uuid, _port: Uuid) -> Result<(), DriverError> {
+        refuse(self.name(), "detach an interface")
+    }
+
+    /// Gives a running workload the processors and memory of `workload`.
+    async fn resize(&self, _workload: &Workload) -> Result<(), DriverError> {
+        refuse(self.name(), "be resized while it runs")
+    }
+
+    /// Sets a user's password through the guest's agent.
+    async fn set_password(&self, _id: Uuid, _user: &str, _password: &str) -> Result<(), DriverError> {
+        refuse(self.name(), "set a password")
+    }
+
+    /// Sends the guest a non-maskable interrupt, on which it writes a crash dump.
+    async fn trigger_crash_dump(&self, _id: Uuid) -> Result<(), DriverError> {
+        refuse(self.name(), "trigger a crash dump")
+    }
+
+    /// What it has used so far.
+    async fn usage(&self, _id: Uuid) -> Result<Usage, DriverError> {
+        refuse(self.name(), "tell what it has used")
+    }
+
+    /// Opens a session on its console; bytes flow until either side ends it.
+    async fn open_console(&self, _id: Uuid, _kind: ConsoleKind) -> Result<Box<dyn Session>, DriverError> {
+        refuse(self.name(), "open a console")
+    }
 
     /// Ids of workloads whose state changed without being asked (a guest powered off, a container exited). A receiver
     /// that lags has to look at all of them.

@@ -41,6 +41,7 @@ pub(super) fn plan(server: &Resource<Server>, seen: &State) -> Step {
             // Started, and then we were cut off before writing it down.
             State::Running { .. } => Step::Record(Phase::Active),
             State::Paused => Step::Resume,
+            State::Suspended => Step::Start,
             State::Failed { reason } => Step::Fail(reason.clone()),
             State::Stopped { exit_code } if server.status.attempts > 0 => Step::Fail(ended_at_once(*exit_code)),
             State::Stopped { .. } | State::Absent => Step::Start,

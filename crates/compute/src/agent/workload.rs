@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
-use madang_host::workload::{DiskFormat, DriverError, Nic, Root, Workload};
+use madang_host::workload::{DiskFormat, DriverError, Hardware, Nic, Root, Workload};
 use madang_image::{CacheError, CachedImage};
 use madang_network::{Network, Port, Subnet};
 use madang_store::{Resource, Store};
@@ -51,6 +51,9 @@ impl Agent {
             dir,
             uid,
             config_drive,
+            disks: Vec::new(),
+            hardware: Hardware::default(),
+            rescue: None,
         })
     }
 

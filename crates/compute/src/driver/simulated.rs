@@ -254,7 +254,7 @@ impl Driver for SimulatedDriver {
 mod tests {
     use std::path::PathBuf;
 
-    use madang_host::workload::{DiskFormat, Root, contract};
+    use madang_host::workload::{DiskFormat, Hardware, Root, contract};
 
     use super::*;
 
@@ -282,6 +282,9 @@ mod tests {
             dir: PathBuf::from("/absent"),
             uid: 1,
             config_drive: None,
+            disks: Vec::new(),
+            hardware: Hardware::default(),
+            rescue: None,
         }
     }
 

@@ -23,7 +23,7 @@ use madang_host::{
     Instance,
     cgroup::Hierarchies,
     link::{Bridge, Change, Links, VethEnd},
-    workload::{Driver, Nic, Root, State, Workload, contract::Fixture},
+    workload::{Driver, Hardware, Nic, Root, State, Workload, contract::Fixture},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -121,6 +121,9 @@ impl Yard {
             // Different from test to test, so that they can run side by side.
             uid: 0x7000_0000 + (id.as_u128() as u32 & 0xffff),
             config_drive: None,
+            disks: Vec::new(),
+            hardware: Hardware::default(),
+            rescue: None,
         }
     }
 

@@ -223,7 +223,7 @@ fn file_node(name: &str, path: &str, read_only: bool) -> Value {
 mod tests {
     use std::path::PathBuf;
 
-    use madang_host::workload::Nic;
+    use madang_host::workload::{Hardware, Nic};
     use uuid::Uuid;
 
     use super::*;
@@ -257,6 +257,9 @@ mod tests {
             dir: PathBuf::from("/servers/0"),
             uid: 1,
             config_drive: None,
+            disks: Vec::new(),
+            hardware: Hardware::default(),
+            rescue: None,
         }
     }
 

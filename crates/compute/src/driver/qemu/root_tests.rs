@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::FileExt, path::PathBuf};
 use async_trait::async_trait;
 use madang_host::{
     Instance, acceleration, tap,
-    workload::{DiskFormat, Nic, Root, contract, contract::Fixture as _},
+    workload::{DiskFormat, Hardware, Nic, Root, contract, contract::Fixture as _},
 };
 use tempfile::TempDir;
 
@@ -145,6 +145,9 @@ impl contract::Fixture for Fixture {
             dir,
             uid: self.instance.uids().unwrap().get(1).unwrap(),
             config_drive: None,
+            disks: Vec::new(),
+            hardware: Hardware::default(),
+            rescue: None,
         }
     }
 
