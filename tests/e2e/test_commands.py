@@ -111,10 +111,14 @@ def test_the_default_directory_is_linked_where_clients_look(lab, clouds):
     assert not os.path.lexists(link)
 
 
-def test_a_backup_brings_everything_back(cloud, clouds):
+def test_a_backup_brings_everything_back(clouds):
+    cloud = clouds("kept", listen="127.0.0.1:8033")
+    cloud.up(seconds=600)
     made = cloud.openstack("network", "create", "kept")
     cloud.openstack("keypair", "create", "kept", "--private-key", cloud.lab.scratch / "kept-key")
     image = cloud.openstack("image", "create", "--disk-format", "raw", "--container-format", "bare", "--file", __file__, "kept")
+    create = ["--image", "tiny", "--flavor", "m1.tiny", "--network", "private"]
+    cloud.openstack("server", "create", *create, "kept", "--wait")
     file = cloud.lab.scratch / "state.backup"
     cloud.cli("backup", file)
     assert os.stat(file).st_mode & 0o077 == 0, "it holds keys and passwords"
@@ -128,6 +132,11 @@ def test_a_backup_brings_everything_back(cloud, clouds):
     restored.up(seconds=600)
     assert restored.openstack("network", "show", "kept")["id"] == made["id"]
     assert restored.openstack("keypair", "show", "kept")["name"] == "kept"
+    # Its disk stayed where it was: it is off until somebody starts it, and begins anew from its image.
+    server = lambda: restored.openstack("server", "show", "kept")["status"]  # noqa: E731
+    wait_for("the restored server is off", lambda: server() == "SHUTOFF")
+    restored.openstack("server", "start", "kept", text=True)
+    wait_for("the restored server runs", lambda: server() == "ACTIVE")
     copy = cloud.lab.scratch / "kept-copy"
     restored.openstack("image", "save", "--file", copy, image["id"], text=True)
     assert copy.read_bytes() == open(__file__, "rb").read()

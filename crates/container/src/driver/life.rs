@@ -3,7 +3,12 @@
 //! What is true is in the record and in the kernel: a shim lives as long as it holds its lock, a container as long as its
 //! first process. A start that somebody began and nobody waits for any more is waited for before anything else is done.
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use madang_host::{
     cgroup::Limits,
@@ -11,7 +16,7 @@ use madang_host::{
     workload::{DriverError, Root, State, Workload},
 };
 use nix::sys::signal::Signal;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 use uuid::Uuid;
 
@@ -157,14 +162,7 @@ impl Inner {
         if home.path().exists() {
             self.end(id, &home, None).await?;
             self.settle(id, &home).await?;
-            let path = home.path().to_owned();
-            blocking(move || match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(refused(format!("remove {}", path.display()), error))
-                }
-                _ => Ok(()),
-            })
-            .await?;
+            remove_home(home.path()).await?;
         }
         self.group(id)?.remove().await.map_err(host)?;
         fs::remove_file(self.link(id)).map_err(|e| refused(format!("forget container {id}"), e))?;
@@ -294,7 +292,7 @@ impl Inner {
         };
         let mut pulses = self.pulses.subscribe();
         // Long enough for a shim that is about to write what happens, and not longer.
-        let deadline = tokio::time::Instant::now() + ANSWER_WITHIN;
+        let deadline = Instant::now() + ANSWER_WITHIN;
         loop {
             let attended = home
                 .is_attended()
@@ -312,13 +310,31 @@ impl Inner {
                 }
                 Some(Record::Running { .. } | Record::Starting { .. }) | None => {}
             }
-            if !attended || tokio::time::Instant::now() >= deadline {
+            if !attended || Instant::now() >= deadline {
                 return Ok(State::Stopped { exit_code: None });
             }
             tokio::select! {
                 _ = pulses.recv() => {}
                 () = sleep(LOCK_STEP) => {}
             }
+        }
+    }
+}
+
+/// Removes a container's directory. A start that was cut off may have a shim on its way that still writes its log: it ends
+/// by itself when it finds that it is not wanted.
+async fn remove_home(path: &Path) -> Result<(), DriverError> {
+    let deadline = Instant::now() + END_WITHIN;
+    loop {
+        let doomed = path.to_owned();
+        let removed = blocking(move || Ok(fs::remove_dir_all(&doomed))).await?;
+        match removed {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                sleep(LOCK_STEP).await;
+            }
+            Err(error) => return Err(refused(format!("remove {}", path.display()), error)),
         }
     }
 }

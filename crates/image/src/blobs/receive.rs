@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -192,7 +193,12 @@ async fn send(workers: &[mpsc::Sender<Batch>], batch: Vec<Bytes>) -> bool {
 }
 
 fn write(path: &Path, mut batches: mpsc::Receiver<Batch>) -> Result<File, BlobError> {
-    let mut file = File::create_new(path).map_err(BlobError::io("create", path))?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(BlobError::io("create", path))?;
     while let Some(batch) = batches.blocking_recv() {
         for chunk in batch.iter() {
             file.write_all(chunk).map_err(BlobError::io("write", path))?;
