@@ -24,6 +24,7 @@
 mod edge;
 mod fabric;
 mod filter;
+mod kept;
 pub mod names;
 mod outside;
 pub(crate) mod plan;
@@ -46,12 +47,20 @@ use parking_lot::{Mutex, RwLock};
 pub use service::metadata::MetadataSource;
 pub use simulated::simulate;
 use tokio::sync::{Notify, watch};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet};
 
 /// How long changes are gathered before a pass: a transaction's ports arrive one by one, microseconds apart.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// How long what a network needs stays on a host after its last port there: making it anew takes longer than everything
+/// else that a workload waits for. Long enough for one to be replaced by another, short enough that networks nobody uses
+/// cost nothing for long.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// How long after its start an agent makes networks ready ahead: what else starts comes first.
+const READY_AFTER: Duration = Duration::from_secs(1);
 
 /// Failures in a row after which ports that wait are told why: the first may pass by themselves.
 const TELL_AFTER: u32 = 3;
@@ -87,10 +96,14 @@ pub struct Options {
     pub name_servers: Vec<Ipv4Addr>,
     /// How often everything is compared with the kernel without a change.
     pub resync: Duration,
+    /// How long a network's bridge, service point and routers stay after its last port here.
+    pub linger: Duration,
+    /// How long after the start the first networks are made ready; none leaves that to their first ports.
+    pub ready_after: Option<Duration>,
 }
 
 impl Default for Options {
-    /// The host's own namespace, no metadata, the host's name servers, every five minutes.
+    /// The host's own namespace, no metadata, the host's name servers, every five minutes, a minute, after a second.
     fn default() -> Self {
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         Self {
@@ -98,6 +111,8 @@ impl Default for Options {
             metadata: None,
             name_servers: name_servers(&resolv),
             resync: Duration::from_secs(300),
+            linger: LINGER,
+            ready_after: Some(READY_AFTER),
         }
     }
 }
@@ -124,6 +139,7 @@ pub fn run(store: &Store, host: &str, instance: Instance, options: Options, grou
         instance.clone(),
         Arc::clone(&shared),
         handover,
+        &options,
     );
     let edges = edge::EdgeAgent::new(
         store.clone(),
@@ -170,9 +186,17 @@ async fn run_fabric(mut fabric: fabric::FabricAgent, shared: Arc<Shared>, resync
                 tokio::time::sleep(GATHER).await;
                 is_thorough = failures > 0;
             }
+            () = due(fabric.next_pass()) => is_thorough = failures > 0,
             () = fabric.lost() => is_thorough = failures > 0,
             () = tokio::time::sleep(pause) => is_thorough = true,
         }
+    }
+}
+
+async fn due(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -188,6 +212,11 @@ async fn run_edges(mut edges: edge::EdgeAgent, mut handed: watch::Receiver<Optio
         if let Some(handover) = handover {
             match edges.pass(&handover).await {
                 Ok(()) => failures = 0,
+                Err(failed) if handover.is_outdated() => {
+                    // Bridges it was plugging into went meanwhile; what is wanted now is handed over next.
+                    debug!(error = %failed, "edges are wanted otherwise by now");
+                    pause = Some(backoff.first);
+                }
                 Err(failed) => {
                     failures += 1;
                     warn!(error = %failed, failures, "could not make all edges, trying again");

@@ -51,7 +51,7 @@ async fn measure(cloud: &Cloud, bench: &Bench, report: &mut Report) -> anyhow::R
     place.container(&mut demo, &image).await?;
     let alone = place.containers(&mut demo, &image).await?;
     report.add(
-        "container: create to running, network made for it",
+        "container: create to running, alone on its network",
         "ms",
         &alone,
         80.0,

@@ -112,10 +112,14 @@ fn see(provider: &mut Resource<Provider>, facts: &HostFacts) {
 fn new_provider(host: &str, facts: &HostFacts, drivers: &[String]) -> ProviderSpec {
     ProviderSpec {
         name: host.to_owned(),
+        parent: None,
         zone: facts.zone.clone(),
         inventories: facts.inventories(),
+        traits: Vec::new(),
+        aggregates: Vec::new(),
         drivers: drivers.to_vec(),
         is_enabled: true,
-        ..ProviderSpec::default()
+        disabled_reason: None,
+        generation: 0,
     }
 }

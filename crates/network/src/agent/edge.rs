@@ -33,7 +33,8 @@ pub(super) struct EdgeAgent {
     options: Options,
     group: TaskGroup,
     edges: BTreeMap<String, Running>,
-    outside: Option<Outside>,
+    /// The way outside as last made; none when that may be wrong.
+    outside: Option<Option<Outside>>,
     outside_links: Option<Links>,
     /// The number of the last thorough pass that was followed.
     thorough: u64,
@@ -65,11 +66,16 @@ impl EdgeAgent {
     }
 
     /// Makes the edges what they should be. Errors when something has to be tried again; everything else is done then.
+    ///
+    /// The fabric goes on meanwhile and takes away bridges that are not wanted any more: what fails once this handover
+    /// is outdated says nothing, and the next pass decides.
     pub async fn pass(&mut self, handover: &Handover) -> Result<(), Error> {
         let is_thorough = self.thorough != handover.thorough;
         self.remove_unwanted(handover).await?;
         let mut first = self.make_outside(handover, is_thorough).await;
-        if let Err(error) = &first {
+        if let Err(error) = &first
+            && !handover.is_outdated()
+        {
             warn!(host = self.host, %error, "could not make the way outside");
         }
         for name in handover.wanted.edges.keys() {
@@ -92,7 +98,9 @@ impl EdgeAgent {
                 }
                 if let Err(error) = &made {
                     running.made = None;
-                    warn!(host, edge = name, error = %error, "could not make an edge");
+                    if !handover.is_outdated() {
+                        warn!(host, edge = name, error = %error, "could not make an edge");
+                    }
                 } else {
                     debug!(host, edge = name, took = ?begun.elapsed(), "made an edge");
                 }
@@ -104,6 +112,11 @@ impl EdgeAgent {
             .collect()
             .await;
         self.thorough = handover.thorough;
+        if handover.is_outdated() {
+            let (made, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(|(_, result)| result.is_ok());
+            self.report(&made).await?;
+            return first.and(failed.into_iter().map(|(_, result)| result).collect());
+        }
         self.report(&results).await?;
         for (_, result) in results {
             first = first.and(result);
@@ -157,7 +170,7 @@ impl EdgeAgent {
 
     async fn make_outside(&mut self, handover: &Handover, is_thorough: bool) -> Result<(), Error> {
         let wanted = &handover.wanted.outside;
-        if self.outside == *wanted && !is_thorough {
+        if self.outside.as_ref() == Some(wanted) && !is_thorough {
             return Ok(());
         }
         self.outside = None;
@@ -172,7 +185,7 @@ impl EdgeAgent {
             }
             None => outside::remove(&handover.space).await?,
         }
-        self.outside.clone_from(wanted);
+        self.outside = Some(wanted.clone());
         Ok(())
     }
 }

@@ -1,9 +1,9 @@
 //! Keeps the fabric as it is wanted: one pass for however many changes came meanwhile.
 //!
 //! ```text
-//! changes ─► pass: read store ─► plan ─► remove links ─► filter (one `nft`) ─► make links ─► port.status ─► edges
+//! changes ─► pass: read store ─► plan ─► remove links ─► filter (one `nft`), make links ─► port.status ─► edges
 //! ```
-//! Rules stand before a device is plugged in, and a device is gone before its rules are. A thorough pass (at the start,
+//! A device that the filter does not know yet passes nothing, and a device is gone before its rules are. A thorough pass (at the start,
 //! on the slow clock, after any failure) reads the kernel's links and sets the whole filter anew, in one step that no
 //! packet notices. Between two of them what was read and set last is remembered; the kernel tells of links that go.
 //!
@@ -11,7 +11,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use madang_host::{
@@ -19,13 +23,21 @@ use madang_host::{
     link::{Link, Removals},
 };
 use madang_store::{Key, Store};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::{
-    Error, Shared, filter, plan, plan::Step, ruleset::Ruleset, status, status::Wiring, view::View, wanted::Wanted,
+    Error, Options, Shared, filter, kept,
+    kept::Kept,
+    names, plan,
+    plan::Step,
+    ruleset::Ruleset,
+    status,
+    status::Wiring,
+    view::View,
+    wanted::{Wanted, bridge_name},
 };
-use crate::{Port, driver::FabricSpace};
+use crate::{Network, Port, driver::FabricSpace};
 
 /// With more new links than this, listing all is as quick as asking for each.
 const ASK_FOR_EACH: usize = 16;
@@ -39,6 +51,16 @@ pub(super) struct Handover {
     pub space: Arc<FabricSpace>,
     /// Counts thorough passes: with a new number, look at the kernel even where nothing seems to have changed.
     pub thorough: u64,
+    /// How often bridges had gone, and by now.
+    removals: (u64, Arc<AtomicU64>),
+}
+
+impl Handover {
+    /// Whether bridges went, or are about to, since this was handed over: plugging into one of them fails for no fault
+    /// of its own.
+    pub fn is_outdated(&self) -> bool {
+        self.removals.0 != self.removals.1.load(Ordering::Acquire)
+    }
 }
 
 /// The fabric of one host.
@@ -55,6 +77,12 @@ pub(super) struct FabricAgent {
     /// The filter as last set; none when that may be wrong.
     rules: Option<Ruleset>,
     thorough: u64,
+    /// How often bridges were taken away.
+    bridge_removals: Arc<AtomicU64>,
+    linger: Duration,
+    kept: Kept,
+    /// When the first networks are made ready; none once they are.
+    ready_at: Option<Instant>,
 }
 
 impl FabricAgent {
@@ -64,6 +92,7 @@ impl FabricAgent {
         instance: Instance,
         shared: Arc<Shared>,
         edges: watch::Sender<Option<Handover>>,
+        options: &Options,
     ) -> Self {
         Self {
             store,
@@ -76,7 +105,16 @@ impl FabricAgent {
             links: None,
             rules: None,
             thorough: 0,
+            bridge_removals: Arc::default(),
+            linger: options.linger,
+            kept: Kept::default(),
+            ready_at: options.ready_after.map(|pause| Instant::now() + pause),
         }
+    }
+
+    /// When a pass is due without any change: something is to be made ready, or has been kept long enough.
+    pub fn next_pass(&self) -> Option<Instant> {
+        self.ready_at.into_iter().chain(self.kept.next_end()).min()
     }
 
     /// Waits until a link is gone that should be there, such as one whose other end was in a container that died.
@@ -103,10 +141,21 @@ impl FabricAgent {
 
     /// Makes the fabric what it should be. A thorough pass trusts nothing that is remembered.
     pub async fn pass(&mut self, is_thorough: bool) -> Result<(), Error> {
-        let begun = tokio::time::Instant::now();
-        let view = View::read(&self.store, &self.host, |peers| {
-            *self.shared.peers.write() = Some(peers.clone());
-        });
+        let begun = Instant::now();
+        if self.ready_at.is_some_and(|at| at <= begun) {
+            self.ready_at = None;
+            self.kept.make_ready(kept::ready_ahead(&self.store));
+        }
+        if self.space.is_none() && self.instance.fabric().exists() {
+            self.find_kept().await?;
+        }
+        let (keep, linger, shared) = (&mut self.kept, self.linger, &self.shared);
+        let view = View::read(
+            &self.store,
+            &self.host,
+            |in_use| keep.look(in_use, begun, linger),
+            |peers| *shared.peers.write() = Some(peers.clone()),
+        );
         let mut wanted = Wanted::from_view(&view);
         if is_thorough {
             self.find_released();
@@ -128,10 +177,12 @@ impl FabricAgent {
         self.write_released().await?;
         debug!(host = self.host, ports, took = ?begun.elapsed(), is_thorough, "made the fabric");
         self.thorough += u64::from(is_thorough);
+        let removals = &self.bridge_removals;
         self.edges.send_replace(Some(Handover {
             wanted: Arc::new(wanted),
             space,
             thorough: self.thorough,
+            removals: (removals.load(Ordering::Acquire), Arc::clone(removals)),
         }));
         if failures > 0 {
             Err(Error::Links(failures))
@@ -150,6 +201,19 @@ impl FabricAgent {
         if let Err(error) = status::ports(&self.store, &self.host, outcomes.collect()).await {
             warn!(host = self.host, %error, "could not say why ports are not wired");
         }
+    }
+
+    /// After a restart: networks whose bridges are there.
+    async fn find_kept(&mut self) -> Result<(), Error> {
+        let links = self.open().await?.list().await?;
+        let links: BTreeSet<&String> = links.iter().map(|link| &link.name).collect();
+        let networks = self.store.cache::<Network>().all();
+        let here = networks
+            .iter()
+            .filter(|network| !network.spec.is_external && links.contains(&bridge_name(network)));
+        let until = Instant::now() + self.linger;
+        self.kept.found(here.map(|network| network.name().to_owned()), until);
+        Ok(())
     }
 
     async fn open(&mut self) -> Result<Arc<FabricSpace>, Error> {
@@ -182,16 +246,21 @@ impl FabricAgent {
         let removals = plan::fabric_removals(&is, &wanted.fabric);
         is.retain(|link| !removals.contains(&Step::RemoveLink(link.name.clone())));
         let additions = plan::fabric_additions(&is, &wanted.fabric, &zones);
-        let mut failed = space.take(removals, &wanted.fabric).await;
-        if let Err(error) = space.filter(before.as_ref(), &wanted.fabric.rules).await {
-            if before.is_none() {
-                return Err(error.into());
-            }
-            warn!(host = self.host, error = %error.chain(), "could not change the filter, setting it as a whole");
-            space.filter(None, &wanted.fabric.rules).await?;
+        if removals.iter().filter_map(Step::link).any(names::is_bridge) {
+            self.bridge_removals.fetch_add(1, Ordering::AcqRel);
         }
+        let mut failed = space.take(removals, &wanted.fabric).await;
         let touched: BTreeSet<String> = additions.iter().filter_map(Step::link).map(str::to_owned).collect();
-        failed.extend(space.take(additions, &wanted.fabric).await);
+        let filter = self.filter(space, before.as_ref(), &wanted.fabric.rules);
+        if before.is_some() {
+            // The filter that is there lets nothing of a device through that it does not know.
+            let (filtered, added) = tokio::join!(filter, space.take(additions, &wanted.fabric));
+            filtered?;
+            failed.extend(added);
+        } else {
+            filter.await?;
+            failed.extend(space.take(additions, &wanted.fabric).await);
+        }
         for (link, error) in &failed {
             warn!(host = self.host, link, error = %error.chain(), "could not make a link");
         }
@@ -204,6 +273,16 @@ impl FabricAgent {
         }
         self.rules = Some(wanted.fabric.rules.clone());
         Ok(failed.into_iter().map(|(link, error)| (link, error.chain())).collect())
+    }
+
+    async fn filter(&self, space: &FabricSpace, before: Option<&Ruleset>, rules: &Ruleset) -> Result<(), Error> {
+        match space.filter(before, rules).await {
+            Err(error) if before.is_some() => {
+                warn!(host = self.host, error = %error.chain(), "could not change the filter, setting it as a whole");
+                Ok(space.filter(None, rules).await?)
+            }
+            other => Ok(other?),
+        }
     }
 
     fn find_released(&self) {

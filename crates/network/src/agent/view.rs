@@ -84,8 +84,14 @@ pub(crate) struct RouterView {
 
 impl View {
     /// Reads the caches. `peers` is told which groups' membership matters before their members are read, so that no
-    /// change of a member falls between.
-    pub fn read(store: &Store, host: &str, peers: impl FnOnce(&BTreeSet<String>)) -> Self {
+    /// change of a member falls between. `keep` is told which networks are in use here, and says which others are looked
+    /// at as if they were.
+    pub fn read(
+        store: &Store,
+        host: &str,
+        keep: impl FnOnce(BTreeSet<String>) -> BTreeSet<String>,
+        peers: impl FnOnce(&BTreeSet<String>),
+    ) -> Self {
         let mut view = Self::default();
         let mut ports = store.cache::<Port>().by("host", host);
         ports.retain(|port| !port.metadata.is_deleting() || !port.metadata.finalizers.is_empty());
@@ -93,6 +99,11 @@ impl View {
         for port in ports {
             if view.networks.contains_key(&port.spec.network_id) || view.add_network(store, &port.spec.network_id) {
                 view.ports.push(port);
+            }
+        }
+        for id in keep(view.networks.keys().cloned().collect()) {
+            if !view.networks.contains_key(&id) {
+                view.add_network(store, &id);
             }
         }
         view.read_routers(store);

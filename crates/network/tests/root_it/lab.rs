@@ -92,6 +92,8 @@ impl Lab {
             metadata: None,
             name_servers: vec![Ipv4Addr::new(9, 9, 9, 9)],
             resync: Duration::from_secs(3600),
+            linger: Duration::ZERO,
+            ready_after: None,
         };
         let group = parking_lot::Mutex::new(TaskGroup::new("lab"));
         Self {

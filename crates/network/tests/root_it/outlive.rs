@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use madang_host::{link::Links, netns::Netns};
-use madang_network::{Port, PortSpec, Rule, agent::names};
+use madang_network::{
+    Port, PortSpec, Rule,
+    agent::{Options, names},
+};
 
-use crate::lab::{allow, connect, in_lab, pings, until, until_async};
+use crate::lab::{Lab, allow, connect, in_lab, pings, until, until_async};
 
 #[test]
 fn a_restart_under_traffic_loses_nothing() {
@@ -139,6 +142,113 @@ fn with_the_last_port_everything_of_its_network_goes_and_a_sweep_takes_the_rest(
         let left = fabric.list().await.unwrap();
         assert!(left.iter().all(|link| link.name == "lo"), "{left:?}");
         // `in_lab` sweeps and looks for traces.
+    });
+}
+
+/// Bridges, edges and the way out that are there, with the numbers the kernel knows bridges by.
+async fn made(lab: &Lab) -> Vec<String> {
+    let Ok(fabric) = Links::open(&lab.instance.fabric()).await else {
+        return Vec::new();
+    };
+    let bridges = fabric.list().await.unwrap();
+    let bridges = bridges.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    let mut made: Vec<String> = bridges.map(|link| format!("{} {}", link.name, link.index)).collect();
+    let names = Netns::list(&lab.instance.netns_prefix());
+    made.extend(
+        names
+            .into_iter()
+            .filter(|name| name.contains("-net-") || name.contains("-router-")),
+    );
+    let outside = Links::open(&lab.outside).await.unwrap();
+    made.extend(outside.get(&lab.instance.outside_link()).await.map(|link| link.name));
+    made
+}
+
+#[test]
+fn what_a_network_needs_stays_for_the_next_port_and_outlives_a_restart() {
+    in_lab(|lab| async move {
+        let net = lab.network("10.1.0.0/24").await;
+        let external = lab.external("172.29.0.0/24").await;
+        lab.router(&[&net], &external, 10).await;
+        let patient = Options {
+            linger: Duration::from_secs(3600),
+            ..lab.options.clone()
+        };
+        lab.start_with(patient.clone());
+        let group = lab.group().await;
+        let a = lab.guest(&net, 5, &group).await;
+        until_async("both edges and the way out", || async { made(&lab).await.len() == 5 }).await;
+        let before = made(&lab).await;
+        let fabric = Links::open(&lab.instance.fabric()).await.unwrap();
+        lab.delete(&*lab.store.get::<Port>(&a.port.key()).unwrap()).await;
+        until_async("the device to go", || async {
+            fabric.get(&names::device(a.port.metadata.uid)).await.is_err()
+        })
+        .await;
+        lab.stop().await;
+        lab.start_with(patient);
+        // By then the first pass after the start is over.
+        let b = lab.guest(&net, 6, &group).await;
+        assert_eq!(made(&lab).await, before, "nothing was made anew");
+        let _router_answers = until_async("the router to answer", || b.pings(net.at(1))).await;
+        // In less than an hour: the agent that starts now finds it lingering and is not so patient.
+        lab.delete(&*lab.store.get::<Port>(&b.port.key()).unwrap()).await;
+        lab.stop().await;
+        lab.start();
+        until_async("everything to go", || async { made(&lab).await.is_empty() }).await;
+    });
+}
+
+#[test]
+fn a_deleted_network_does_not_linger() {
+    in_lab(|lab| async move {
+        let (net, other) = (lab.network("10.1.0.0/24").await, lab.network("10.1.0.0/24").await);
+        lab.start_with(Options {
+            linger: Duration::from_secs(3600),
+            ..lab.options.clone()
+        });
+        let group = lab.group().await;
+        let (a, b) = (lab.guest(&net, 5, &group).await, lab.guest(&other, 5, &group).await);
+        until_async("both service points", || async { made(&lab).await.len() == 4 }).await;
+        for port in [&a.port, &b.port] {
+            lab.delete(&*lab.store.get::<Port>(&port.key()).unwrap()).await;
+        }
+        lab.delete(&*net.network).await;
+        until_async("its bridge and its service point to go", || async {
+            made(&lab).await.len() == 2
+        })
+        .await;
+        let left = made(&lab).await;
+        assert!(left[1].ends_with(&other.network.metadata.uid.to_string()), "{left:?}");
+    });
+}
+
+#[test]
+fn networks_behind_routers_are_ready_before_their_first_port() {
+    in_lab(|lab| async move {
+        let net = lab.network("10.1.0.0/24").await;
+        let _lone = lab.network("10.2.0.0/24").await;
+        let external = lab.external("172.29.0.0/24").await;
+        lab.router(&[&net], &external, 10).await;
+        lab.start_with(Options {
+            ready_after: Some(Duration::from_millis(50)),
+            ..lab.options.clone()
+        });
+        until_async("bridges, edges and the way out", || async {
+            made(&lab).await.len() == 5
+        })
+        .await;
+        let before = made(&lab).await;
+        let group = lab.group().await;
+        let a = lab.guest(&net, 5, &group).await;
+        until_async("the router to answer", || a.pings(net.at(1))).await;
+        lab.delete(&*lab.store.get::<Port>(&a.port.key()).unwrap()).await;
+        let fabric = Links::open(&lab.instance.fabric()).await.unwrap();
+        until_async("the device to go", || async {
+            fabric.get(&names::device(a.port.metadata.uid)).await.is_err()
+        })
+        .await;
+        assert_eq!(made(&lab).await, before);
     });
 }
 

@@ -144,8 +144,13 @@ pub(crate) async fn create(
         name: name.to_owned(),
         parent: parent.map(str::to_owned),
         zone: ZONE.to_owned(),
+        inventories: BTreeMap::new(),
+        traits: Vec::new(),
+        aggregates: Vec::new(),
+        drivers: Vec::new(),
         is_enabled: true,
-        ..ProviderSpec::default()
+        disabled_reason: None,
+        generation: 0,
     };
     let mut tx = api.store.begin(caller.cause());
     let provider = tx.create(Resource::<Provider>::new(

@@ -631,7 +631,6 @@ fn server_group(store: &Store, caller: &Caller, id: &str) -> Result<ClaimGroup, 
     Ok(ClaimGroup {
         id,
         policy: group.spec.policy,
-        max_server_per_host: None,
     })
 }
 
