@@ -31,6 +31,7 @@ mod schema;
 mod server;
 mod sort;
 mod tls;
+mod trail;
 mod version;
 
 pub use body::{Json, json};
@@ -47,4 +48,5 @@ pub use schema::{Form, Format, Schema, python_repr};
 pub use server::{Server, ServerError, ServerOptions};
 pub use sort::{Direction, SortKeys, SortValue};
 pub use tls::{Certificates, TlsError};
+pub use trail::{Actor, CLIENT_GONE, Event, Outcome, Recorder, Trail};
 pub use version::{Link, VersionDocument};

@@ -14,6 +14,8 @@ use axum::extract::{FromRequestParts, OriginalUri, Request};
 use http::{HeaderName, HeaderValue, Uri, header, request::Parts};
 use uuid::Uuid;
 
+use crate::Actor;
+
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
 /// The address that the connection comes from. Set by the server on every request.
@@ -45,6 +47,9 @@ struct Info {
     /// From the start of the request; `u64::MAX` is without limit.
     limit_ms: AtomicU64,
     subject: OnceLock<String>,
+    actor: OnceLock<Arc<Actor>>,
+    claimed: OnceLock<String>,
+    action: OnceLock<String>,
 }
 
 impl RequestInfo {
@@ -65,6 +70,9 @@ impl RequestInfo {
             peer: extensions.get::<Peer>().map(|peer| peer.0),
             limit_ms: AtomicU64::new(millis(limit)),
             subject: OnceLock::new(),
+            actor: OnceLock::new(),
+            claimed: OnceLock::new(),
+            action: OnceLock::new(),
         }))
     }
 
@@ -91,6 +99,37 @@ impl RequestInfo {
     /// Who asks, in words for the log, once known.
     pub fn subject(&self) -> Option<&str> {
         self.0.subject.get().map(String::as_str)
+    }
+
+    /// Who asks, for the audit trail. Set once, by who authenticates.
+    pub fn set_actor(&self, actor: Arc<Actor>) {
+        let _ = self.0.actor.set(actor);
+    }
+
+    /// Who asks, once known.
+    pub fn actor(&self) -> Option<&Arc<Actor>> {
+        self.0.actor.get()
+    }
+
+    /// Who a login says to be, for the audit trail of those that are refused.
+    pub fn set_claimed(&self, who: String) {
+        let _ = self.0.claimed.set(who);
+    }
+
+    /// Who a login says to be.
+    pub fn claimed(&self) -> Option<&str> {
+        self.0.claimed.get().map(String::as_str)
+    }
+
+    /// Names what the request does where its method and route do not: `reboot`. It is then in the audit trail, even if
+    /// it only reads.
+    pub fn set_action(&self, action: impl Into<String>) {
+        let _ = self.0.action.set(action.into());
+    }
+
+    /// What the request does, where that was named.
+    pub fn action(&self) -> Option<&str> {
+        self.0.action.get().map(String::as_str)
     }
 
     /// The address the connection comes from.

@@ -1,6 +1,9 @@
 //! A real server on real sockets, asked by a real client.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "it/trail.rs"]
+mod trail;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{

@@ -33,6 +33,25 @@ pub struct Login {
     pub scope: ScopeRequest,
 }
 
+impl Login {
+    /// Who it says to be, as far as it says so, for the audit trail: `alice`, or an id.
+    fn claimed(&self) -> Option<String> {
+        let name = |user: &UserRef| match user {
+            UserRef::Id(name) | UserRef::Name(name, _) => name.clone(),
+        };
+        self.proofs.iter().find_map(|proof| match proof {
+            Proof::Password { user, .. } => Some(name(user)),
+            Proof::ApplicationCredential { credential, .. } => Some(match credential {
+                CredentialRef::Id(id) => format!("application credential {id}"),
+                CredentialRef::Name(credential, user) => {
+                    format!("{} (application credential {credential})", name(user))
+                }
+            }),
+            Proof::Token(_) => None,
+        })
+    }
+}
+
 /// How somebody shows who it is.
 #[derive(Clone)]
 pub enum Proof {

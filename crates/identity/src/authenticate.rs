@@ -70,6 +70,7 @@ async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> 
                 unauthenticated().into_response()
             } else {
                 info.set_subject(validated.log.clone());
+                info.set_actor(Arc::clone(&validated.actor));
                 let policy = Arc::clone(&guard.identity.policy);
                 parts
                     .extensions

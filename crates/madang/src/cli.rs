@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// An open cloud in one binary.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ pub enum Command {
     Backup(Backup),
     /// Bring the state of a backup into an empty data directory
     Restore(Backup),
+    /// Show who did what, when, from where and with which result
+    Audit(Audit),
     /// Make guest images
     #[command(subcommand)]
     Image(Image),
@@ -70,6 +72,70 @@ pub struct Backup {
     pub file: PathBuf,
     #[command(flatten)]
     pub place: Place,
+}
+
+/// `madang audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    #[command(flatten)]
+    pub place: Place,
+    /// Only what was done with tokens for this project, by id or name
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// Only what this user did, by id or name
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Only through this API, such as `compute`
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only this action, such as `delete`
+    #[arg(long, value_name = "ACTION")]
+    pub action: Option<String>,
+    /// Only this kind of resource, such as `servers`
+    #[arg(long, value_name = "KIND")]
+    pub resource: Option<String>,
+    /// Only the resource with this id
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// Only this request, or the requests of this chain
+    #[arg(long, value_name = "REQ-ID")]
+    pub request: Option<String>,
+    /// Only what was done, or what was refused
+    #[arg(long, value_name = "OUTCOME", value_enum)]
+    pub outcome: Option<Outcome>,
+    /// From then on: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 30m, 2h, 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// The newest so many [default: 100 in a table, all as JSON]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Go on with what happens from now
+    #[arg(long)]
+    pub follow: bool,
+    /// A table, or one JSON object per line
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// How something is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Outcome {
+    /// As asked.
+    Success,
+    /// Refused or failed.
+    Failure,
 }
 
 /// `madang image`.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
 use crate::cli;
@@ -27,7 +27,10 @@ pub struct Config {
     pub region: String,
     /// How many hosts only pretend.
     pub simulated_hosts: u32,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     pub tls: Tls,
+    pub audit: Audit,
     pub network: Network,
     pub host: Host,
     pub log: Log,
@@ -41,6 +44,25 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,
+}
+
+/// The audit trail.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Older events are forgotten.
+    pub keep_days: u32,
+    /// The oldest events are forgotten where the trail takes more.
+    pub max_mib: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            keep_days: 90,
+            max_mib: 512,
+        }
+    }
 }
 
 /// The networks that `up` makes.
@@ -98,7 +120,9 @@ impl Default for Config {
             public_url: None,
             region: "RegionOne".to_owned(),
             simulated_hosts: 0,
+            trusted_proxies: Vec::new(),
             tls: Tls::default(),
+            audit: Audit::default(),
             network: Network::default(),
             host: Host::default(),
             log: Log::default(),
@@ -144,6 +168,9 @@ impl Config {
         let config: Self = toml::from_str(text)?;
         if config.tls.certificate.is_some() != config.tls.key.is_some() {
             bail!("tls.certificate and tls.key go together: one of them is missing");
+        }
+        if config.audit.keep_days == 0 || config.audit.max_mib == 0 {
+            bail!("audit.keep_days and audit.max_mib have to be at least 1");
         }
         if let Some(url) = &config.public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
@@ -204,6 +231,7 @@ mod tests {
         for (text, wanted) in [
             ("lisen = 'x'", "unknown field `lisen`"),
             ("listen = 'everywhere'", "invalid socket address"),
+            ("[audit]\nkeep_days = 0", "at least 1"),
             ("[tls]\nkey = 'k'", "go together"),
             ("public_url = 'cloud'", "http://"),
             ("[network]\nprivate = '10.0.0.0/30'", "between /8 and /28: 10.0.0.0/30"),

@@ -88,6 +88,11 @@ impl DataDir {
         self.join("store.db")
     }
 
+    /// The audit trail.
+    pub fn audit(&self) -> PathBuf {
+        self.join("audit.db")
+    }
+
     /// Has a madang been up on it?
     pub fn is_used(&self) -> bool {
         self.database().exists()

@@ -3,6 +3,7 @@
 //! `up` is the composition ([`up`]); the other commands work on the data directory that it leaves behind, or ask its
 //! APIs as any client would. Nothing is decided here that a domain could decide.
 
+mod audit;
 mod backup;
 mod cli;
 mod client;
@@ -63,6 +64,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Down(place) => with_data(&place, async |data| down::run(data).await)?,
         Command::Doctor(place) => with_data(&place, async |data| doctor::run(data).await)?,
         Command::Status(place) => with_data(&place, async |data| status::run(data).await)?,
+        Command::Audit(asked) => with_data(&asked.place, async |data| audit::run(data, &asked).await)?,
         Command::Backup(backup) => with_data(&backup.place, async |data| backup::backup(data, &backup.file).await)?,
         Command::Restore(backup) => with_data(&backup.place, async |data| backup::restore(data, &backup.file).await)?,
     }

@@ -14,10 +14,10 @@ mod seed;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use madang_control::TaskGroup;
 use madang_host::Instance;
-use madang_http::{Certificates, Health, Metrics, Server, ServerError, ServerOptions};
+use madang_http::{Certificates, Health, Metrics, Server, ServerError, ServerOptions, Trail};
 use madang_store::Store;
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use tokio::{
@@ -103,7 +103,9 @@ async fn start(
     let drivers = hosts::drivers(data, &host, group).await?;
     let (metrics, health) = (Metrics::new(), Health::new());
     watch_over(&health, &cloud.store, group);
-    server.serve(cloud.router(drivers.clone(), &metrics, &health), group);
+    let recorder = trail(config, data, &metrics, group).await?;
+    let router = cloud.router(drivers.clone(), Arc::clone(&recorder), &metrics, &health);
+    server.serve(Trail::new(recorder, &config.trusted_proxies).over(router), group);
     hosts::start(&cloud, config, data, &host, drivers, group)?;
     checks.pass("network");
     match seed::is_due(data) {
@@ -126,6 +128,21 @@ async fn start(
     answers.await?;
     checks.end();
     Ok(cloud.store)
+}
+
+/// Starts to write down who does what.
+async fn trail(
+    config: &Config,
+    data: &DataDir,
+    metrics: &Metrics,
+    group: &TaskGroup,
+) -> anyhow::Result<Arc<madang_audit::Recorder>> {
+    let keep = madang_audit::Keep {
+        age: SignedDuration::from_hours(24 * i64::from(config.audit.keep_days)),
+        bytes: config.audit.max_mib.saturating_mul(1024 * 1024),
+    };
+    let recorder = madang_audit::Recorder::start(&data.audit(), keep, metrics, group).await;
+    recorder.context("could not open the audit trail")
 }
 
 /// What `/readyz` looks at.

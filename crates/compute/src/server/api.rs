@@ -342,6 +342,7 @@ pub async fn act(
     State(api): State<ComputeApi>,
     caller: Caller,
     version: Microversion,
+    info: RequestInfo,
     Path(id): Path<String>,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
@@ -351,6 +352,7 @@ pub async fn act(
         .filter(|members| members.len() == 1)
         .ok_or_else(malformed)?;
     let (action, arguments) = members.iter().next().ok_or_else(malformed)?;
+    info.set_action(action.as_str());
     let rule = |rule: &str| find_for(&api, &caller, &id, rule);
     let (store, accepted) = (&api.store, StatusCode::ACCEPTED.into_response());
     match action.as_str() {

@@ -17,6 +17,7 @@ use tracing::{error, info};
 
 use crate::{
     Face, Failure, NO_SUCH_METHOD, NO_SUCH_ROUTE, RequestInfo, TOO_LARGE, metrics::FaceMetrics, request::REQUEST_ID,
+    trail::Witness,
 };
 
 /// A text answer of axum's own extractors is short; a longer one is a handler's and stays as it is.
@@ -38,11 +39,15 @@ pub(super) async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, ne
     let method = request.method().clone();
     let accept = request.headers().get(header::ACCEPT).cloned();
     request.extensions_mut().insert(info.clone());
+    let witness = Witness::of(gate.face.name, &request, &info, started);
     let in_flight = gate.metrics.enter();
 
     let response = run(&gate, &info, request, next, started).await;
     let mut response = worded(&gate, &info, response, accept.as_ref()).await;
     name_request(&gate, &info, response.headers_mut());
+    if let Some(witness) = witness {
+        response = witness.saw(response).await;
+    }
 
     drop(in_flight);
     let status = response.status();

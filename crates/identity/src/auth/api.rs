@@ -42,9 +42,14 @@ async fn create(
     query: Query,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
+    info.set_action("authenticate");
     let login = request::read(&body)?;
+    if let Some(who) = login.claimed() {
+        info.set_claimed(who);
+    }
     let (token, validated) = identity.login(login).await?;
     info.set_subject(validated.log.clone());
+    info.set_actor(Arc::clone(&validated.actor));
     Ok(answer(&identity, &query, StatusCode::CREATED, &token, &validated))
 }
 

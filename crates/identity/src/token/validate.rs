@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+use madang_http::Actor;
 use madang_store::Resource;
 
 use super::{Claims, ScopeClaim, revocation::Revocation};
@@ -57,6 +58,8 @@ pub struct Validated {
     pub claims: Claims,
     /// Who asks, for the access log.
     pub(crate) log: String,
+    /// Who asks, for the audit trail.
+    pub(crate) actor: Arc<Actor>,
     epoch: u64,
     with_catalog: OnceLock<Bytes>,
     without_catalog: OnceLock<Bytes>,
@@ -133,12 +136,13 @@ impl Identity {
             application_credential: claims.application_credential.clone(),
             trust: claims.trust.clone(),
         };
-        let log = in_words(&subject);
+        let (log, actor) = (in_words(&subject), Arc::new(actor(&subject)));
         let (with_catalog, without_catalog) = (OnceLock::new(), OnceLock::new());
         Ok(Validated {
             subject: Arc::new(subject),
             claims,
             log,
+            actor,
             epoch,
             with_catalog,
             without_catalog,
@@ -260,5 +264,22 @@ fn in_words(subject: &Subject) -> String {
         Scope::Project(project) => format!("user {user} project {}", project.id),
         Scope::Domain { id, .. } => format!("user {user} domain {id}"),
         Scope::System => format!("user {user} system"),
+    }
+}
+
+fn actor(subject: &Subject) -> Actor {
+    let project = match &subject.scope {
+        Scope::Project(project) => Some(project),
+        _ => None,
+    };
+    Actor {
+        user_id: subject.user.id.clone(),
+        user_name: subject.user.name.clone(),
+        user_domain_id: subject.user.domain_id.clone(),
+        project_id: project.map(|project| project.id.clone()),
+        project_name: project.map(|project| project.name.clone()),
+        domain_id: subject.domain_id().map(str::to_owned),
+        system: subject.scope == Scope::System,
+        roles: subject.roles.iter().map(|role| role.name.clone()).collect(),
     }
 }

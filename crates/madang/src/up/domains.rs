@@ -37,7 +37,7 @@ pub struct Service {
 }
 
 /// All services, in the order in which they are asked whether they answer.
-pub const SERVICES: [Service; 5] = [
+pub const SERVICES: [Service; 6] = [
     Service {
         kind: "identity",
         name: "keystone",
@@ -72,6 +72,13 @@ pub const SERVICES: [Service; 5] = [
         path: "/compute",
         version: "/v2.1",
         description: "Compute",
+    },
+    Service {
+        kind: "audit",
+        name: "audit",
+        path: "/audit",
+        version: "",
+        description: "Audit trail",
     },
 ];
 
@@ -145,8 +152,15 @@ impl Cloud {
 }
 
 impl Cloud {
-    /// All faces below one address, with health and metrics beside them. `drivers` are this host's, for consoles.
-    pub fn router(&self, drivers: BTreeMap<String, Arc<dyn Driver>>, metrics: &Metrics, health: &Health) -> Router {
+    /// All faces below one address, with health and metrics beside them. `drivers` are this host's, for consoles;
+    /// `recorder` is where the trail is read.
+    pub fn router(
+        &self,
+        drivers: BTreeMap<String, Arc<dyn Driver>>,
+        recorder: Arc<madang_audit::Recorder>,
+        metrics: &Metrics,
+        health: &Health,
+    ) -> Router {
         let store = &self.store;
         let behind = |service: &'static str| {
             let identity = Arc::clone(&self.identity);
@@ -159,7 +173,9 @@ impl Cloud {
             store: store.clone(),
             consoles,
         };
+        let audit = madang_audit::api::AuditApi::new(recorder);
         let faces = [
+            ("/audit", madang_audit::api::router(audit, metrics, behind("audit"))),
             ("/identity", madang_identity::router(&self.identity, metrics)),
             (
                 "/image",
@@ -237,6 +253,7 @@ async fn first_networks(
 fn policy() -> Policy {
     let mut policy = Policy::new();
     policy.register(madang_identity::POLICY);
+    policy.register(madang_audit::api::POLICY);
     policy.register(madang_scheduler::api::POLICY);
     policy.register(madang_image::api::POLICY);
     policy.register(madang_network::POLICY);

@@ -28,7 +28,9 @@ fn layer(directory: &str) -> Option<Layer> {
     Some(match directory {
         "store" | "control" | "http" | "host" => Layer::Foundation,
         "identity" | "scheduler" => Layer::Serving,
-        "image" | "network" | "block" | "compute" | "container" | "object" | "stack" | "telemetry" => Layer::Domain,
+        "audit" | "image" | "network" | "block" | "compute" | "container" | "object" | "stack" | "telemetry" => {
+            Layer::Domain
+        }
         "kubernetes" | "docker" | "app" | "dashboard" => Layer::Face,
         "madang" => Layer::Binary,
         "testkit" | "xtask" | "bench" => Layer::Tool,
