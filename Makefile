@@ -4,7 +4,7 @@
 MADANG := target/release/madang
 ARGS   ?=
 
-.PHONY: up down build test test-unit test-root test-e2e bench check help
+.PHONY: up down build test test-unit test-root test-e2e conformance bench check help
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -47,6 +47,11 @@ check: ## formatting, lints, layout
 	@scripts/with-rust cargo clippy --workspace --all-targets --locked -- -D warnings
 	@scripts/with-rust cargo run --quiet --locked -p madang-xtask -- check
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check; else echo "cargo-deny is not installed: licences and advisories not looked at"; fi
+
+conformance: ## the originals' own suites (tempest and its plugins) against us; ARGS='LIST ...'
+	@scripts/bootstrap test
+	@scripts/with-rust cargo build --release --locked -p madang
+	@conformance/run $(ARGS)
 
 bench: ## measure what docs/benchmarks.md reports
 	@scripts/bootstrap run

@@ -103,7 +103,7 @@ fn round(tx: &mut madang_store::Tx<'_>, keys: &[Key], turn: usize) -> Result<(),
             Ok(index) => {
                 let host = &mut hosts[index];
                 for (class, amount) in &claim.spec.resources {
-                    *host.used.entry(class.clone()).or_default() += amount;
+                    *host.used.entry(class.to_string()).or_default() += amount;
                 }
                 let name = host.provider.spec.name.clone();
                 if let Some(group) = &claim.spec.group {
@@ -111,6 +111,7 @@ fn round(tx: &mut madang_store::Tx<'_>, keys: &[Key], turn: usize) -> Result<(),
                 }
                 new.status.provider = Some(host.provider.name().to_owned());
                 new.status.host = Some(name);
+                new.status.generation += 1;
             }
             Err(reason) => {
                 info!(consumer = claim.name(), reason, "no host for a claim");

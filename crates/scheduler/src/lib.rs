@@ -1,18 +1,23 @@
 //! Where workloads go: providers and their inventories, claims on them, filter and weigh; Placement's API.
 
+mod amounts;
 pub mod api;
 pub mod claim;
 pub mod control;
+pub mod host_group;
 pub mod placement;
 pub mod provider;
 
 use madang_store::StoreBuilder;
 
-pub use claim::{Claim, ClaimGroup, ClaimSpec, ClaimStatus, GroupPolicy};
-pub use provider::{DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, ProviderStatus, VCPU};
+pub use amounts::{Amounts, Class};
+pub use claim::{Claim, ClaimGroup, ClaimSpec, ClaimStatus, GroupPolicy, Refusal, Share, Wishes};
+pub use host_group::{HostGroup, HostGroupSpec};
+pub use provider::{Capabilities, Cell, DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, ProviderStatus, VCPU};
 
 /// Makes the kinds of this crate and their rules known.
 pub fn register(store: &mut StoreBuilder) {
     store.kind::<Provider>();
+    store.kind::<HostGroup>();
     store.rule::<Claim>(claim::rules::admit);
 }

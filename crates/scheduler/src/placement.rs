@@ -123,7 +123,7 @@ fn refuse(claim: &ClaimSpec, host: &HostView, group_hosts: &[String]) -> Option<
         Some(GroupPolicy::AntiAffinity) if is_member => return Some("have a member of the server group already"),
         _ => {}
     }
-    if claim.resources.iter().any(|(class, amount)| !host.fits(class, *amount)) {
+    if claim.resources.iter().any(|(class, amount)| !host.fits(class, amount)) {
         return Some("do not have enough left");
     }
     None
@@ -181,7 +181,7 @@ mod tests {
             drivers: vec!["qemu".to_owned()],
             is_enabled: true,
             disabled_reason: None,
-            generation: 0,
+            ..ProviderSpec::default()
         };
         let provider = Arc::new(Resource::new(Metadata::with_id(""), spec));
         HostView {
@@ -195,14 +195,9 @@ mod tests {
         ClaimSpec {
             user: String::new(),
             consumer_kind: "servers".to_owned(),
-            resources: [(VCPU.to_owned(), vcpus)].into(),
+            resources: [(VCPU, vcpus)].into(),
             driver: "qemu".to_owned(),
-            zone: None,
-            host: None,
-            avoid: vec![],
-            required_traits: vec![],
-            forbidden_traits: vec![],
-            group: None,
+            ..ClaimSpec::default()
         }
     }
 
@@ -237,6 +232,7 @@ mod tests {
             group: Some(ClaimGroup {
                 id: uuid::Uuid::nil(),
                 policy,
+                max_server_per_host: None,
             }),
             ..claim(1)
         };

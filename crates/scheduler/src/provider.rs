@@ -31,7 +31,7 @@ impl Kind for Provider {
 }
 
 /// What a provider is and has. Written by the host's agent when it registers, and through Placement's API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProviderSpec {
     /// The host's name; unique.
     pub name: String,
@@ -113,4 +113,47 @@ pub struct ProviderStatus {
     /// The address other hosts reach it at.
     #[serde(default)]
     pub address: Option<String>,
+    /// What its machine and hypervisor are; none where the agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Box<Capabilities>>,
+}
+
+/// What a host's machine and hypervisor are, as filters look at them. Written by the host's agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Architectures that guests may have, such as `x86_64`.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// The hypervisor's type in Nova's words, such as `qemu` or `kvm`.
+    #[serde(default)]
+    pub hypervisor_type: String,
+    /// Its version: major, minor and patch in thousands, as 7002009 for 7.2.9.
+    #[serde(default)]
+    pub hypervisor_version: u64,
+    /// The kinds of guests it runs: `hvm`, `exe`.
+    #[serde(default)]
+    pub vm_modes: Vec<String>,
+    /// The processor: `vendor`, `model`, `arch`.
+    #[serde(default)]
+    pub cpu: BTreeMap<String, String>,
+    /// The processor's features, such as `avx2`.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
+    /// Its NUMA nodes; none where it does not tell.
+    #[serde(default)]
+    pub cells: Vec<Cell>,
+}
+
+/// One NUMA node of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Its number.
+    pub id: u32,
+    /// The numbers of its processors.
+    pub cpus: Vec<u32>,
+    /// Its memory in MiB.
+    pub memory_mb: i64,
+    /// Huge pages: size in KiB to how many there are.
+    #[serde(default)]
+    pub pages: BTreeMap<u64, u64>,
 }

@@ -36,12 +36,9 @@ async fn provider(store: &Store, name: &str, vcpus: i64) -> Arc<Resource<Provide
         parent: None,
         zone: "nova".to_owned(),
         inventories: [(VCPU.to_owned(), inventory)].into(),
-        traits: vec![],
-        aggregates: vec![],
         drivers: vec!["qemu".to_owned()],
         is_enabled: true,
-        disabled_reason: None,
-        generation: 0,
+        ..ProviderSpec::default()
     };
     let mut provider = Resource::<Provider>::new(Metadata::with_id(""), spec);
     provider.status.seen = Some(Timestamp::now());
@@ -55,14 +52,10 @@ fn claim(vcpus: i64, group: Option<ClaimGroup>) -> Resource<Claim> {
     let spec = ClaimSpec {
         user: "u".to_owned(),
         consumer_kind: "servers".to_owned(),
-        resources: [(VCPU.to_owned(), vcpus)].into(),
+        resources: [(VCPU, vcpus)].into(),
         driver: "qemu".to_owned(),
-        zone: None,
-        host: None,
-        avoid: vec![],
-        required_traits: vec![],
-        forbidden_traits: vec![],
         group,
+        ..ClaimSpec::default()
     };
     Resource::new(Metadata::with_id("p1"), spec)
 }
@@ -182,6 +175,7 @@ async fn anti_affinity_holds_within_one_round() {
     let apart = ClaimGroup {
         id: Uuid::new_v4(),
         policy: GroupPolicy::AntiAffinity,
+        max_server_per_host: None,
     };
     let mut tx = store.begin(Cause::system("test"));
     for _ in 0..4 {
@@ -196,5 +190,47 @@ async fn anti_affinity_holds_within_one_round() {
     hosts.sort_unstable();
     assert_eq!(hosts, ["a", "b", "c"], "each host once, and the fourth nowhere");
     assert_eq!(group.shutdown(Duration::from_secs(5)).await, [""; 0]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_set_aside_is_kept_until_it_is_let_go_or_taken_back() {
+    use madang_scheduler::claim::handover;
+
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 8).await;
+    let first = placed(&host, 3);
+    let key = first.key();
+    create(&store, first).await.unwrap();
+    for confirms in [false, true] {
+        // The resize asks for 5, and gets them on the same host beside the 3 that are kept.
+        let mut tx = store.begin(Cause::system("test"));
+        let claim = tx.get::<Claim>(&key).unwrap();
+        let wanted = ClaimSpec {
+            resources: [(VCPU, 5)].into(),
+            ..claim.spec.clone()
+        };
+        let kept = handover::set_aside(&mut tx, &claim, "m1", claim.as_owner(), wanted).unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!((used(&store, &host), kept.status.host.as_deref()), (3, Some("a")));
+        let claim = store.get::<Claim>(&key).unwrap();
+        assert!(claim.status.is_pending());
+        let mut moved = (*claim).clone();
+        (moved.status.provider, moved.status.host) = (Some(host.name().to_owned()), Some("a".to_owned()));
+        let mut tx = store.begin(Cause::system("test"));
+        tx.update(&claim, moved).unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(used(&store, &host), 8);
+
+        let mut tx = store.begin(Cause::system("test"));
+        let claim = tx.get::<Claim>(&key).unwrap();
+        if confirms {
+            handover::let_go(&mut tx, claim.project(), "m1").unwrap();
+        } else {
+            handover::take_back(&mut tx, &claim, "m1").unwrap();
+        }
+        tx.commit().await.unwrap();
+        assert_eq!(used(&store, &host), if confirms { 5 } else { 3 });
+    }
     store.close().await;
 }

@@ -112,14 +112,10 @@ fn see(provider: &mut Resource<Provider>, facts: &HostFacts) {
 fn new_provider(host: &str, facts: &HostFacts, drivers: &[String]) -> ProviderSpec {
     ProviderSpec {
         name: host.to_owned(),
-        parent: None,
         zone: facts.zone.clone(),
         inventories: facts.inventories(),
-        traits: Vec::new(),
-        aggregates: Vec::new(),
         drivers: drivers.to_vec(),
         is_enabled: true,
-        disabled_reason: None,
-        generation: 0,
+        ..ProviderSpec::default()
     }
 }

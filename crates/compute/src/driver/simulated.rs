@@ -3,16 +3,30 @@
 //!
 //! What runs is kept in a [`World`]; drivers come and go over it, as they do over a real host.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod blank;
+mod console;
+
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use madang_host::workload::{Driver, DriverError, State, Workload};
+use madang_host::workload::{
+    ConsoleKind, Disk, DiskUsage, Driver, DriverError, Nic, NicUsage, Root, Session, State, Usage, Workload,
+};
 use parking_lot::Mutex;
-use tokio::{sync::broadcast, time::sleep};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 /// How many changes a receiver may lag behind before it has to look at everything.
 const CHANGES: usize = 4096;
+
+/// How much of a console is kept, in bytes.
+const CONSOLE_BYTES: usize = 4096;
+
+/// How many requests to a guest are remembered.
+const ASKED: usize = 16;
 
 /// How a simulated host behaves. The default does everything at once and never fails.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +58,82 @@ struct Machine {
     state: State,
     pid: u32,
     console: String,
+    since: Instant,
+    vcpus: u32,
+    memory_bytes: u64,
+    /// Disks beside the root that it has now, by id.
+    disks: Vec<Uuid>,
+    /// Its interfaces: port and address.
+    nics: Vec<(Uuid, [u8; 6])>,
+    /// What its guest was asked, in words, oldest first; the newest [`ASKED`] of them.
+    asked: Vec<String>,
+}
+
+impl Machine {
+    fn new(pid: u32, state: State) -> Self {
+        Self {
+            state,
+            pid,
+            console: String::new(),
+            since: Instant::now(),
+            vcpus: 1,
+            memory_bytes: 1 << 20,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        matches!(self.state, State::Running { .. } | State::Paused)
+    }
+
+    /// Begins to run as this.
+    fn begin(&mut self, workload: &Workload, pid: u32) {
+        self.pid = pid;
+        self.state = State::Running { pid };
+        self.since = Instant::now();
+        self.resize(workload);
+        self.disks = workload.disks.iter().map(|disk| disk.id).collect();
+        self.nics = workload.nics.iter().map(|nic| (nic.port, nic.mac)).collect();
+        let line = format!("simulated machine {} is up\n", workload.hostname);
+        self.console.push_str(&line);
+        let excess = self.console.len().saturating_sub(CONSOLE_BYTES);
+        self.console
+            .drain(..excess.next_multiple_of(line.len()).min(self.console.len()));
+    }
+
+    fn resize(&mut self, workload: &Workload) {
+        self.vcpus = workload.vcpus;
+        self.memory_bytes = workload.memory_bytes;
+    }
+
+    fn ask(&mut self, what: String) {
+        if self.asked.len() == ASKED {
+            self.asked.remove(0);
+        }
+        self.asked.push(what);
+    }
+
+    fn usage(&self, id: Uuid) -> Usage {
+        let uptime = self.since.elapsed();
+        let disk = |id: &Uuid| DiskUsage {
+            id: *id,
+            ..DiskUsage::default()
+        };
+        let nic = |(_, mac): &(Uuid, [u8; 6])| NicUsage {
+            mac: *mac,
+            ..NicUsage::default()
+        };
+        Usage {
+            uptime,
+            cpu_time: vec![uptime; self.vcpus as usize],
+            memory_bytes: self.memory_bytes,
+            memory_used_bytes: Some(self.memory_bytes / 2),
+            disks: std::iter::once(&id).chain(&self.disks).map(disk).collect(),
+            nics: self.nics.iter().map(nic).collect(),
+        }
+    }
 }
 
 impl Default for World {
@@ -67,12 +157,7 @@ impl World {
                 State::Running { .. } => State::Running { pid },
                 other => other,
             };
-            let machine = Machine {
-                state,
-                pid,
-                console: String::new(),
-            };
-            machines.known.insert(id, machine);
+            machines.known.insert(id, Machine::new(pid, state));
         }
         drop(machines);
         world
@@ -88,9 +173,19 @@ impl World {
         self.change(id, State::Failed { reason: reason.into() });
     }
 
+    /// What the guest of a workload was asked so far, in words, oldest first.
+    pub fn asked(&self, id: Uuid) -> Vec<String> {
+        let machines = self.machines.lock();
+        machines
+            .known
+            .get(&id)
+            .map(|machine| machine.asked.clone())
+            .unwrap_or_default()
+    }
+
     fn change(&self, id: Uuid, state: State) {
         let changed = match self.machines.lock().known.get_mut(&id) {
-            Some(machine) if matches!(machine.state, State::Running { .. } | State::Paused) => {
+            Some(machine) if machine.is_on() => {
                 machine.state = state;
                 true
             }
@@ -131,11 +226,10 @@ impl SimulatedDriver {
         machines.starts += 1;
         machines.next_pid += 1;
         let (number, pid) = (machines.starts, machines.next_pid);
-        let machine = machines.known.entry(workload.id).or_insert_with(|| Machine {
-            state: State::Absent,
-            pid,
-            console: String::new(),
-        });
+        let machine = machines
+            .known
+            .entry(workload.id)
+            .or_insert_with(|| Machine::new(pid, State::Absent));
         if self
             .behaviour
             .fail_every
@@ -145,11 +239,25 @@ impl SimulatedDriver {
             machine.state = State::Failed { reason: reason.clone() };
             return Err(DriverError::Host(reason));
         }
-        machine.pid = pid;
-        machine.state = State::Running { pid };
-        machine
-            .console
-            .push_str(&format!("simulated machine {} is up\n", workload.hostname));
+        machine.begin(workload, pid);
+        Ok(())
+    }
+
+    /// Does something with a machine that is on.
+    fn with_running<T>(&self, id: Uuid, act: impl FnOnce(&mut Machine) -> T) -> Result<T, DriverError> {
+        let mut machines = self.world.machines.lock();
+        match machines.known.get_mut(&id) {
+            Some(machine) if machine.is_on() => Ok(act(machine)),
+            _ => Err(not_running(id)),
+        }
+    }
+
+    /// Changes the devices of a machine that is on; one that is off gets them with its next start.
+    fn change_devices(&self, id: Uuid, change: impl FnOnce(&mut Machine)) -> Result<(), DriverError> {
+        let mut machines = self.world.machines.lock();
+        if let Some(machine) = machines.known.get_mut(&id).filter(|machine| machine.is_on()) {
+            change(machine);
+        }
         Ok(())
     }
 
@@ -202,7 +310,7 @@ impl Driver for SimulatedDriver {
         let running = |machine: &Machine| matches!(machine.state, State::Running { .. } | State::Paused);
         match self.set(id, |machine| running(machine).then_some(State::Paused)) {
             true => Ok(()),
-            false => Err(DriverError::Host(format!("machine {id} is not running"))),
+            false => Err(not_running(id)),
         }
     }
 
@@ -213,7 +321,7 @@ impl Driver for SimulatedDriver {
         };
         match self.set(id, resumed) {
             true => Ok(()),
-            false => Err(DriverError::Host(format!("machine {id} is not running"))),
+            false => Err(not_running(id)),
         }
     }
 
@@ -245,22 +353,104 @@ impl Driver for SimulatedDriver {
         Ok(console[console.len().saturating_sub(max_bytes as usize)..].to_vec())
     }
 
+    async fn suspend(&self, id: Uuid) -> Result<(), DriverError> {
+        let can = |machine: &Machine| machine.is_on() || machine.state == State::Suspended;
+        match self.set(id, |machine| can(machine).then_some(State::Suspended)) {
+            true => Ok(()),
+            false => Err(not_running(id)),
+        }
+    }
+
+    async fn snapshot(&self, workload: &Workload, into: &Path) -> Result<(), DriverError> {
+        let size = match &workload.root {
+            Root::Disk { size_bytes, .. } | Root::Container { size_bytes, .. } => *size_bytes,
+            Root::Attached => {
+                return Err(DriverError::Unsupported {
+                    driver: self.name(),
+                    action: "make a snapshot of a volume",
+                });
+            }
+        };
+        let written = tokio::fs::write(into, blank::qcow2(size)).await;
+        written.map_err(DriverError::io(format!("write {}", into.display())))
+    }
+
+    async fn attach_disk(&self, id: Uuid, disk: &Disk) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| {
+            if !machine.disks.contains(&disk.id) {
+                machine.disks.push(disk.id);
+            }
+        })
+    }
+
+    async fn detach_disk(&self, id: Uuid, disk: Uuid) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| machine.disks.retain(|one| *one != disk))
+    }
+
+    async fn grow_disk(&self, id: Uuid, disk: Uuid, bytes: u64) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| machine.ask(format!("disk {disk} has {bytes} bytes")))
+    }
+
+    async fn swap_disk(&self, id: Uuid, old: Uuid, new: &Disk) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| {
+            for disk in machine.disks.iter_mut().filter(|disk| **disk == old) {
+                *disk = new.id;
+            }
+        })
+    }
+
+    async fn attach_nic(&self, id: Uuid, nic: &Nic) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| {
+            machine.nics.retain(|(port, _)| *port != nic.port);
+            machine.nics.push((nic.port, nic.mac));
+        })
+    }
+
+    async fn detach_nic(&self, id: Uuid, port: Uuid) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| machine.nics.retain(|(one, _)| *one != port))
+    }
+
+    async fn resize(&self, workload: &Workload) -> Result<(), DriverError> {
+        self.with_running(workload.id, |machine| machine.resize(workload))
+    }
+
+    async fn set_password(&self, id: Uuid, user: &str, _password: &str) -> Result<(), DriverError> {
+        self.with_running(id, |machine| machine.ask(format!("password of {user}")))
+    }
+
+    async fn trigger_crash_dump(&self, id: Uuid) -> Result<(), DriverError> {
+        self.with_running(id, |machine| machine.ask("crash dump".to_owned()))
+    }
+
+    async fn usage(&self, id: Uuid) -> Result<Usage, DriverError> {
+        self.with_running(id, |machine| machine.usage(id))
+    }
+
+    async fn open_console(&self, id: Uuid, kind: ConsoleKind) -> Result<Box<dyn Session>, DriverError> {
+        self.with_running(id, |_| console::open(kind))
+    }
+
     fn changes(&self) -> broadcast::Receiver<Uuid> {
         self.world.changes.subscribe()
     }
+}
+
+fn not_running(id: Uuid) -> DriverError {
+    DriverError::Host(format!("machine {id} is not running"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use madang_host::workload::{DiskFormat, Hardware, Root, contract};
+    use madang_host::workload::{DiskBus, DiskFormat, DiskKind, DiskSource, Hardware, IoLimits, contract};
 
     use super::*;
 
     struct Fixture {
         world: Arc<World>,
         driver: Arc<SimulatedDriver>,
+        scratch: tempfile::TempDir,
     }
 
     fn workload() -> Workload {
@@ -315,13 +505,72 @@ mod tests {
         fn patience(&self) -> Duration {
             Duration::from_secs(1)
         }
+        fn scratch(&self) -> Option<PathBuf> {
+            Some(self.scratch.path().to_owned())
+        }
+        async fn disk(&self) -> Option<Disk> {
+            let id = Uuid::new_v4();
+            let source = DiskSource::File {
+                path: PathBuf::from("/absent"),
+                format: DiskFormat::Raw,
+            };
+            Some(Disk {
+                id,
+                source,
+                bus: DiskBus::Virtio,
+                kind: DiskKind::Disk,
+                serial: id.to_string(),
+                is_read_only: false,
+                boot_index: None,
+                limits: IoLimits::default(),
+                mount_point: None,
+            })
+        }
+        async fn nic(&self) -> Option<Nic> {
+            Some(Nic {
+                port: Uuid::new_v4(),
+                mac: [0xfa, 0x16, 0x3e, 0, 0, 1],
+                device: "t0".into(),
+                peer: None,
+                netns: String::new(),
+                mtu: 1450,
+                addresses: Vec::new(),
+                gateway: None,
+                routes: Vec::new(),
+                name_servers: Vec::new(),
+            })
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn keeps_the_contract() {
         let world = Arc::new(World::default());
         let driver = Arc::new(SimulatedDriver::new(world.clone(), Behaviour::default()));
-        contract::run(&mut Fixture { world, driver }).await;
+        let scratch = tempfile::tempdir().unwrap();
+        let mut fixture = Fixture { world, driver, scratch };
+        contract::run(&mut fixture).await;
+    }
+
+    #[tokio::test]
+    async fn what_its_guest_was_asked_is_remembered() {
+        let world = Arc::new(World::default());
+        let driver = SimulatedDriver::new(world.clone(), Behaviour::default());
+        let one = workload();
+        driver.set_password(one.id, "root", "secret").await.unwrap_err();
+        driver.start(&one).await.unwrap();
+        driver.set_password(one.id, "root", "secret").await.unwrap();
+        for _ in 0..2 * ASKED {
+            driver.trigger_crash_dump(one.id).await.unwrap();
+        }
+        driver.set_password(one.id, "cirros", "secret").await.unwrap();
+        let asked = world.asked(one.id);
+        assert_eq!(asked.len(), ASKED);
+        assert_eq!(asked.last().map(String::as_str), Some("password of cirros"));
+        let mut bigger = one.clone();
+        (bigger.vcpus, bigger.memory_bytes) = (4, 1 << 30);
+        driver.resize(&bigger).await.unwrap();
+        let usage = driver.usage(one.id).await.unwrap();
+        assert_eq!((usage.cpu_time.len(), usage.memory_bytes), (4, 1 << 30));
     }
 
     #[tokio::test(start_paused = true)]

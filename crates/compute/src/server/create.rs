@@ -189,14 +189,12 @@ fn create_one(
 fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
     let flavor = &request.flavor.spec;
     let disk = i64::from(flavor.disk_gb) + i64::from(flavor.ephemeral_gb) + i64::from(flavor.swap_mb.div_ceil(1024));
-    let mut resources: std::collections::BTreeMap<_, _> = [
+    let resources = [
         (VCPU, i64::from(flavor.vcpus)),
         (MEMORY_MB, i64::from(flavor.ram_mb)),
         (DISK_GB, disk),
-    ]
-    .map(|(class, amount)| (class.to_owned(), amount))
-    .into();
-    resources.retain(|_, amount| *amount > 0);
+    ];
+    let resources = resources.into_iter().filter(|(_, amount)| *amount > 0).collect();
     let mut metadata = Metadata::new(&request.project, server.name());
     metadata.owners = vec![server.as_owner()];
     let spec = ClaimSpec {
@@ -206,10 +204,10 @@ fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> 
         driver: server.spec.driver.clone(),
         zone: request.availability_zone.clone(),
         host: request.host.clone(),
-        avoid: Vec::new(),
         required_traits: traits(flavor, "required"),
         forbidden_traits: traits(flavor, "forbidden"),
         group: request.group.clone(),
+        ..ClaimSpec::default()
     };
     Resource::new(metadata, spec)
 }

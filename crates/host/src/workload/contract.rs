@@ -3,17 +3,24 @@
 //! Panics with what was not kept, as tests do; only for tests.
 #![expect(clippy::unwrap_used, reason = "this is test code, shared by several crates")]
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::{Driver, DriverError, State, Workload};
+use super::{Disk, Driver, DriverError, Nic, State, Workload};
+
+mod beyond;
 
 /// How the suite gets at a driver and at workloads for it. The suite runs one workload at a time.
 #[async_trait]
-pub trait Fixture: Send {
+pub trait Fixture: Send + Sync {
     /// The driver under test.
     fn driver(&self) -> Arc<dyn Driver>;
 
@@ -38,6 +45,21 @@ pub trait Fixture: Send {
 
     /// How long a workload needs to start or end politely, generously.
     fn patience(&self) -> Duration;
+
+    /// A directory for files that a driver makes outside of its workloads; none when it makes none.
+    fn scratch(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// A disk to attach, whose back end is ready; none where workloads have no further disks.
+    async fn disk(&self) -> Option<Disk> {
+        None
+    }
+
+    /// A wired interface to attach; none where workloads have none.
+    async fn nic(&self) -> Option<Nic> {
+        None
+    }
 }
 
 /// The whole contract, on one fixture.
@@ -49,6 +71,7 @@ pub async fn run(fixture: &mut dyn Fixture) {
     ends_by_itself(fixture).await;
     dies(fixture).await;
     breaks(fixture).await;
+    beyond::run(fixture).await;
 }
 
 /// Nothing is known of what never was, and ending it is no error.

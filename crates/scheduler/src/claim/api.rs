@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    Claim, ClaimSpec, ClaimStatus, Provider,
+    Amounts, Claim, ClaimSpec, ClaimStatus, Provider,
     api::{PlacementApi, allocation_view, dated, enforce, failure, find},
 };
 
@@ -133,19 +133,14 @@ pub(crate) async fn set(
             let status = ClaimStatus {
                 host: Some(provider.spec.name.clone()),
                 provider: Some(id.to_owned()),
-                failure: None,
+                generation: known.as_ref().map_or(1, |claim| claim.status.generation + 1),
+                ..ClaimStatus::default()
             };
             let spec = ClaimSpec {
                 user: body["user_id"].as_str().unwrap_or_default().to_owned(),
                 consumer_kind: body["consumer_type"].as_str().unwrap_or(UNKNOWN).to_lowercase(),
                 resources: amounts(allocation),
-                driver: String::new(),
-                zone: None,
-                host: None,
-                avoid: Vec::new(),
-                required_traits: Vec::new(),
-                forbidden_traits: Vec::new(),
-                group: None,
+                ..ClaimSpec::default()
             };
             match &known {
                 Some(old) => {
@@ -199,7 +194,7 @@ fn one_of(allocations: &Map<String, Value>) -> Result<Option<(&str, &Value)>, Fa
         .map(|(id, allocation)| (id.as_str(), allocation)))
 }
 
-fn amounts(allocation: &Value) -> BTreeMap<String, i64> {
+fn amounts(allocation: &Value) -> Amounts {
     let resources = allocation["resources"].as_object().into_iter().flatten();
     resources
         .filter_map(|(class, amount)| Some((class.clone(), amount.as_i64()?)))
@@ -270,7 +265,7 @@ pub(crate) async fn usages(
         }
         consumers += 1;
         for (class, amount) in &claim.spec.resources {
-            *totals.entry(class.clone()).or_default() += amount;
+            *totals.entry(class.to_string()).or_default() += amount;
         }
     }
     let mut usages = json!(totals);

@@ -144,13 +144,8 @@ pub(crate) async fn create(
         name: name.to_owned(),
         parent: parent.map(str::to_owned),
         zone: ZONE.to_owned(),
-        inventories: BTreeMap::new(),
-        traits: Vec::new(),
-        aggregates: Vec::new(),
-        drivers: Vec::new(),
         is_enabled: true,
-        disabled_reason: None,
-        generation: 0,
+        ..ProviderSpec::default()
     };
     let mut tx = api.store.begin(caller.cause());
     let provider = tx.create(Resource::<Provider>::new(

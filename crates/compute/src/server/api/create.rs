@@ -631,6 +631,7 @@ fn server_group(store: &Store, caller: &Caller, id: &str) -> Result<ClaimGroup, 
     Ok(ClaimGroup {
         id,
         policy: group.spec.policy,
+        max_server_per_host: None,
     })
 }
 
