@@ -21,15 +21,14 @@ build: ## the binary alone: target/release/madang
 	@scripts/bootstrap build
 	@scripts/with-rust cargo build --release --locked -p madang
 
-test: ## everything: layout, unit and property tests, the crash test, root tests, end to end
+test: ## everything: lints, layout, unit and property tests, the crash test, root tests, end to end
 	@scripts/bootstrap test
 	@scripts/test-env
-	@$(MAKE) --no-print-directory test-unit test-root test-e2e
+	@$(MAKE) --no-print-directory check test-unit test-root test-e2e
 
 test-unit: ## what needs neither root nor network
 	@scripts/bootstrap test-unit
 	@scripts/with-rust cargo nextest run --workspace --locked --profile unit
-	@scripts/with-rust cargo run --quiet --locked -p madang-xtask -- check
 
 test-root: ## what makes namespaces, links and processes
 	@scripts/bootstrap test
@@ -39,7 +38,7 @@ test-e2e: ## a real `madang up`, driven by the stock clients (ARGS go to pytest)
 	@scripts/bootstrap test
 	@scripts/test-env
 	@scripts/with-rust cargo build --locked -p madang
-	@.venv/bin/pytest tests/e2e $(ARGS)
+	@scripts/e2e $(ARGS)
 
 check: ## formatting, lints, layout
 	@scripts/bootstrap build
