@@ -1,6 +1,7 @@
 //! Nova's API over this crate's verbs: the router, its versions, and what all handlers share.
 
 mod hosts;
+pub(crate) mod input;
 mod policy;
 mod versions;
 
@@ -16,7 +17,7 @@ use madang_store::{ErrorKind, Store, StoreError};
 
 pub use policy::POLICY;
 
-use crate::{console::Consoles, flavor, group, keypair, quota, server};
+use crate::{aggregate, console::Consoles, flavor, group, keypair, quota, server};
 
 /// The newest microversion spoken.
 pub const NEWEST: Microversion = Microversion(2, 96);
@@ -131,7 +132,7 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route("/os-services", get(hosts::services))
         .route("/os-services/{id}", put(hosts::update_service))
         .route("/extensions", get(versions::extensions));
-    let authenticated = authenticate(servers.merge(sizes).merge(operations).with_state(api));
+    let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
     let v21 = microversions.wrap(authenticated.merge(Router::new().route("/", any(versions::v21))));
     let all = Router::new()
@@ -142,6 +143,11 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
     Face::new("compute", Shape::Nova)
         .request_id_alias("x-compute-request-id")
         .wrap(all, metrics)
+}
+
+/// What is around servers, for operators mostly. Each subject has its own routes.
+fn around() -> Router<ComputeApi> {
+    Router::new().merge(aggregate::api::routes())
 }
 
 /// Where the service is, as the client names it: what links start with.

@@ -1,6 +1,7 @@
 //! Servers: what was asked of them, how they come to be, Nova's API over them and the host's agent under them.
 
 pub mod agent;
+pub mod aggregate;
 pub mod api;
 pub mod console;
 pub mod driver;
@@ -15,6 +16,7 @@ pub mod server;
 use madang_scheduler::Claim;
 use madang_store::StoreBuilder;
 
+pub use aggregate::{Aggregate, AggregateSpec};
 pub use flavor::{Flavor, FlavorSpec, FlavorStatus};
 pub use group::{ServerGroup, ServerGroupSpec, ServerGroupStatus};
 pub use keypair::{Keypair, KeypairSpec, KeypairStatus};
@@ -24,6 +26,7 @@ pub use server::{Fault, Phase, Power, Server, ServerKey, ServerSpec, ServerStatu
 /// Makes the kinds of this crate and their rules known.
 pub fn register(store: &mut StoreBuilder) {
     store.kind::<Flavor>().kind::<Keypair>().kind::<Quota>();
+    store.rule::<Aggregate>(aggregate::rules::admit);
     store.rule::<ServerGroup>(group::admit);
     store.rule::<Server>(server::rules::admit);
     store.rule::<Claim>(server::rules::follow_claim);

@@ -135,12 +135,10 @@ fn view(store: &Store, now: Timestamp) -> Vec<HostView> {
     providers.into_iter().map(host).collect()
 }
 
-/// Whether a provider's agent was heard of lately.
+/// Whether a provider's agent was heard of lately, and nobody says that it is down all the same.
 pub fn is_alive(provider: &Resource<Provider>, now: Timestamp) -> bool {
-    provider
-        .status
-        .seen
-        .is_some_and(|seen| now.duration_since(seen).unsigned_abs() < HEARTBEAT_LIMIT)
+    let is_heard = |seen: Timestamp| now.duration_since(seen).unsigned_abs() < HEARTBEAT_LIMIT;
+    !provider.spec.is_forced_down && provider.status.seen.is_some_and(is_heard)
 }
 
 /// The hosts of a claim's group, once for each member that has one.

@@ -57,6 +57,9 @@ pub struct ProviderSpec {
     /// Why it is disabled.
     #[serde(default)]
     pub disabled_reason: Option<String>,
+    /// An operator says that it is down, whatever its agent says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_forced_down: bool,
     /// Placement's generation: counts changes of inventories, traits, aggregates and allocations through its API.
     #[serde(default)]
     pub generation: u64,
@@ -113,6 +116,9 @@ pub struct ProviderStatus {
     /// The address other hosts reach it at.
     #[serde(default)]
     pub address: Option<String>,
+    /// When its machine was started; none where the agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<Timestamp>,
     /// What its machine and hypervisor are; none where the agent does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Box<Capabilities>>,
