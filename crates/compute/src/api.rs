@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    routing::{any, get, post, put},
+    routing::{any, get, post},
 };
 use madang_http::{Face, Failure, Metrics, Microversion, Microversions, RequestInfo, Shape};
 use madang_identity::Caller;
@@ -109,29 +109,7 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/os-keypairs/{name}",
             get(keypair::api::show).delete(keypair::api::delete),
         );
-    let operations = Router::new()
-        .route("/limits", get(quota::api::limits))
-        .route(
-            "/os-quota-sets/{project}",
-            get(quota::api::show).put(quota::api::update).delete(quota::api::delete),
-        )
-        .route("/os-quota-sets/{project}/defaults", get(quota::api::defaults))
-        .route("/os-quota-sets/{project}/detail", get(quota::api::detail))
-        .route(
-            "/os-quota-class-sets/{class}",
-            get(quota::api::show_class).put(quota::api::update_class),
-        )
-        .route("/os-hypervisors/{id}/search", get(hosts::search))
-        .route("/os-hypervisors/{id}/servers", get(hosts::servers))
-        .route("/os-availability-zone", get(hosts::zones))
-        .route("/os-availability-zone/detail", get(hosts::zones_detail))
-        .route("/os-hypervisors", get(hosts::hypervisors))
-        .route("/os-hypervisors/detail", get(hosts::hypervisors_detail))
-        .route("/os-hypervisors/statistics", get(hosts::statistics))
-        .route("/os-hypervisors/{id}", get(hosts::hypervisor))
-        .route("/os-services", get(hosts::services))
-        .route("/os-services/{id}", put(hosts::update_service))
-        .route("/extensions", get(versions::extensions));
+    let operations = Router::new().route("/extensions", get(versions::extensions));
     let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
     let v21 = microversions.wrap(authenticated.merge(Router::new().route("/", any(versions::v21))));
@@ -147,7 +125,9 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
 
 /// What is around servers, for operators mostly. Each subject has its own routes.
 fn around() -> Router<ComputeApi> {
-    Router::new().merge(aggregate::api::routes())
+    aggregate::api::routes()
+        .merge(hosts::routes())
+        .merge(quota::api::routes())
 }
 
 /// Where the service is, as the client names it: what links start with.

@@ -42,21 +42,24 @@ pub struct ServerGroupStatus {}
 
 /// The rule of groups: quota with the record.
 pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, ServerGroup>) -> Result<(), StoreError> {
-    let (project, add, limit) = match op {
+    let (project, user, add, limit) = match op {
         Op::Create(group) => (
             group.project(),
+            &group.spec.user,
             1,
             quota::limit(tx.store(), group.project(), SERVER_GROUPS),
         ),
-        Op::Remove(group) => (group.project(), -1, None),
+        Op::Remove(group) => (group.project(), &group.spec.user, -1, None),
         Op::Update { .. } => return Ok(()),
     };
-    let delta = Delta {
+    let delta = |limit| Delta {
         field: SERVER_GROUPS.to_owned(),
         add,
         limit,
     };
-    tx.add(project, quota::COUNTERS, vec![delta]);
+    let of_user = (add > 0).then(|| quota::user_limit(tx.store(), project, user, SERVER_GROUPS));
+    tx.add(project, quota::COUNTERS, vec![delta(limit)]);
+    tx.add(project, &quota::user_counters(user), vec![delta(of_user.flatten())]);
     Ok(())
 }
 

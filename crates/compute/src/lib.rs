@@ -29,5 +29,6 @@ pub fn register(store: &mut StoreBuilder) {
     store.rule::<Aggregate>(aggregate::rules::admit);
     store.rule::<ServerGroup>(group::admit);
     store.rule::<Server>(server::rules::admit);
+    store.rule::<Server>(quota::count_user);
     store.rule::<Claim>(server::rules::follow_claim);
 }

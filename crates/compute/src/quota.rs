@@ -7,10 +7,10 @@ pub mod api;
 
 use std::collections::BTreeMap;
 
-use madang_store::{Delta, Key, Kind, Store};
+use madang_store::{Delta, Key, Kind, Op, Resource, Store, StoreError, Tx};
 use serde::{Deserialize, Serialize};
 
-use crate::FlavorSpec;
+use crate::{FlavorSpec, Server};
 
 /// The counter group of a project's compute usage.
 pub const COUNTERS: &str = "compute";
@@ -35,7 +35,16 @@ pub const DEFAULTS: &[(&str, i64)] = &[
     ("injected_file_path_bytes", 255),
 ];
 
-/// The kind of quotas: one of a project, `metadata.name` is `compute`; the project `""` holds the cloud's own defaults.
+/// Resources of the networks before Neutron: limits are kept and shown up to 2.35, nothing is counted.
+pub const NETWORK_DEFAULTS: &[(&str, i64)] = &[
+    ("fixed_ips", -1),
+    ("floating_ips", -1),
+    ("security_groups", -1),
+    ("security_group_rules", -1),
+];
+
+/// The kind of quotas: one of a project, `metadata.name` is `compute`; with a user's id as the namespace, that user's in
+/// the project. The project `""` holds the cloud's own defaults, with a class's name as the namespace that class's.
 pub struct Quota;
 
 impl Kind for Quota {
@@ -58,20 +67,64 @@ pub struct QuotaStatus {}
 
 /// The limit of a project for one resource; none for no limit.
 pub fn limit(store: &Store, project: &str, resource: &str) -> Option<i64> {
-    let own = |project: &str| {
-        let quota = store.get::<Quota>(&Key::new(Quota::NAME, project, "", COUNTERS));
-        quota.and_then(|quota| quota.spec.limits.get(resource).copied())
-    };
     let default = || {
         DEFAULTS
             .iter()
+            .chain(NETWORK_DEFAULTS)
             .find(|(name, _)| *name == resource)
             .map(|(_, limit)| *limit)
     };
-    own(project)
-        .or_else(|| own(""))
+    set_limit(store, project, "", resource)
+        .or_else(|| set_limit(store, "", "", resource))
         .or_else(default)
         .filter(|limit| *limit >= 0)
+}
+
+/// The limit of a user in a project: their own, or the project's.
+pub fn user_limit(store: &Store, project: &str, user: &str, resource: &str) -> Option<i64> {
+    match set_limit(store, project, user, resource) {
+        Some(own) => Some(own).filter(|limit| *limit >= 0),
+        None => limit(store, project, resource),
+    }
+}
+
+/// The limit that somebody set.
+fn set_limit(store: &Store, project: &str, namespace: &str, resource: &str) -> Option<i64> {
+    let quota = store.get::<Quota>(&Key::new(Quota::NAME, project, namespace, COUNTERS))?;
+    quota.spec.limits.get(resource).copied()
+}
+
+/// The counter group of what one user has in a project.
+pub fn user_counters(user: &str) -> String {
+    format!("{COUNTERS}/{user}")
+}
+
+/// The rule of servers that counts them for the user who made them, beside the project's own count.
+pub(crate) fn count_user(tx: &mut Tx<'_>, op: Op<'_, Server>) -> Result<(), StoreError> {
+    let add = |tx: &mut Tx<'_>, server: &Resource<Server>, sign: i64| {
+        let (project, user) = (server.project(), &server.spec.user);
+        let delta = |(field, amount): (&str, i64)| Delta {
+            field: field.to_owned(),
+            add: sign * amount,
+            limit: if sign > 0 {
+                user_limit(tx.store(), project, user, field)
+            } else {
+                None
+            },
+        };
+        let deltas = usage(&server.spec.flavor).into_iter().map(delta).collect();
+        tx.add(project, &user_counters(user), deltas);
+    };
+    match op {
+        Op::Create(server) => add(tx, server, 1),
+        Op::Update { old, new } if old.spec.flavor != new.spec.flavor => {
+            add(tx, old, -1);
+            add(tx, new, 1);
+        }
+        Op::Update { .. } => {}
+        Op::Remove(server) => add(tx, server, -1),
+    }
+    Ok(())
 }
 
 /// What one server of a flavor counts for.

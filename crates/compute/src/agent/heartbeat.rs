@@ -107,6 +107,14 @@ fn see(provider: &mut Resource<Provider>, facts: &HostFacts) {
     provider.status.seen = Some(Timestamp::now());
     provider.status.hypervisor = facts.hypervisor.clone();
     provider.status.acceleration = facts.acceleration.clone();
+    provider.status.booted = booted();
+}
+
+/// When this machine was started.
+fn booted() -> Option<Timestamp> {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    Timestamp::now().checked_sub(Duration::from_secs(seconds as u64)).ok()
 }
 
 fn new_provider(host: &str, facts: &HostFacts, drivers: &[String]) -> ProviderSpec {

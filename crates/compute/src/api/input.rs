@@ -5,12 +5,7 @@ use madang_http::{Failure, Form, Format, Microversion, Schema, parse_bool};
 use serde_json::{Value, json};
 
 /// Formats that JSON schema does not have and Nova's validator does.
-const FORMATS: &[(&str, Format)] = &[
-    ("name", is_name),
-    ("az_name", is_zone_name),
-    ("base64", is_base64),
-    ("yes_or_no", is_yes_or_no),
-];
+const FORMATS: &[(&str, Format)] = &[("name", is_name), ("az_name", is_zone_name), ("base64", is_base64)];
 
 /// A body's schema, compiled.
 pub(crate) fn nova(schema: Value) -> Schema {
@@ -81,11 +76,6 @@ pub(crate) fn truth(value: &Value) -> bool {
     value.as_bool().or_else(|| parse_bool(value.as_str()?)).unwrap_or(false)
 }
 
-/// A number of a checked body.
-pub(crate) fn read_number(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
-}
-
 /// Refuses a call that came with microversion `2.minor`.
 ///
 /// # Errors
@@ -126,10 +116,6 @@ fn is_name(text: &str) -> bool {
 
 fn is_zone_name(text: &str) -> bool {
     is_name(text) && !text.contains(':')
-}
-
-fn is_yes_or_no(text: &str) -> bool {
-    parse_bool(text).is_some()
 }
 
 /// Base64 as Nova takes it: line breaks do not matter.

@@ -130,7 +130,11 @@ pub(crate) fn over_quota(error: StoreError, tx_store: &madang_store::Store, proj
         let message = "Quota exceeded, too many servers in group";
         return Rejection::new(ErrorKind::Forbidden, "OverQuota", message).into();
     }
-    if key.name != quota::COUNTERS || key.project != project {
+    let user = key
+        .name
+        .strip_prefix(quota::COUNTERS)
+        .and_then(|rest| rest.strip_prefix('/'));
+    if (key.name != quota::COUNTERS && user.is_none()) || key.project != project {
         return StoreError::LimitExceeded {
             key,
             field,
@@ -139,7 +143,11 @@ pub(crate) fn over_quota(error: StoreError, tx_store: &madang_store::Store, proj
             limit,
         };
     }
-    let limit = quota::limit(tx_store, project, &field).unwrap_or(limit);
+    let set = match user {
+        Some(user) => quota::user_limit(tx_store, project, user, &field),
+        None => quota::limit(tx_store, project, &field),
+    };
+    let limit = set.unwrap_or(limit);
     let message =
         format!("Quota exceeded for {field}: Requested {requested}, but already used {used} of {limit} {field}");
     Rejection::new(ErrorKind::Forbidden, "OverQuota", message).into()
