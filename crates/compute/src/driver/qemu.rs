@@ -9,21 +9,30 @@
 //!   absent ─────────▶ starting ─▶ running ◀────▶ paused
 //!                        │           │ stop, guest powers off  ─▶ stopped ─┐
 //!                        │           │ guest panics, process dies ─▶ failed ┤ start
+//!                        │           │ suspend                    ─▶ suspended ┤
 //!                        └───────────┴──────────────────────────────────────┘
 //! ```
 //!
 //! QEMU opens no file by itself: disks, taps and sockets are opened here and handed down as descriptors, so its user
 //! needs no right to anything.
 
+mod agent;
 mod arguments;
 mod console;
+mod devices;
 mod disk;
+mod hotplug;
+mod job;
 mod launch;
+mod layer;
 mod machine;
 mod qmp;
 mod record;
 #[cfg(test)]
 mod root_tests;
+mod snapshot;
+mod suspend;
+mod usage;
 
 use std::{
     collections::HashMap,
@@ -38,7 +47,7 @@ use madang_host::{
     Instance,
     acceleration::Probe,
     cgroup::{Group, Hierarchies},
-    workload::{Driver, DriverError, State, Workload},
+    workload::{Disk, Driver, DriverError, Nic, State, Usage, Workload},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, broadcast};
@@ -157,6 +166,13 @@ impl QemuDriver {
         Arc::clone(slot)
     }
 
+    /// The machine of a workload that is on, and its turn to be changed.
+    fn running(&self, id: Uuid) -> Option<(Arc<Slot>, Arc<Machine>)> {
+        let slot = self.slot(id)?;
+        let machine = slot.machine()?;
+        Some((slot, machine))
+    }
+
     /// With the slot's turn: starts what does not run.
     async fn start_in(&self, slot: &Slot, workload: &Workload) -> Result<(), DriverError> {
         if let Some(machine) = slot.machine() {
@@ -244,6 +260,7 @@ impl Driver for QemuDriver {
             Some(machine) => machine.stop(grace).await,
             None => {
                 // Asked for now, whatever it was before.
+                suspend::forget_memory(&slot.dir);
                 record::write(&slot.dir, &Record::ended(id, End::Stopped));
                 *slot.current.lock() = Current::Ended(End::Stopped);
                 Ok(())
@@ -262,6 +279,7 @@ impl Driver for QemuDriver {
             }
             machine.stop(None).await?;
         }
+        suspend::forget_memory(&slot.dir);
         self.start_in(&slot, workload).await
     }
 
@@ -311,6 +329,93 @@ impl Driver for QemuDriver {
         let dir = slot.dir.clone();
         let read = tokio::task::spawn_blocking(move || console::tail(&dir, max_bytes)).await;
         read.unwrap_or_else(|_| Err(DriverError::Host("the host is shutting down".into())))
+    }
+
+    async fn suspend(&self, id: Uuid) -> Result<(), DriverError> {
+        let slot = self.slot(id).ok_or_else(|| not_running(id))?;
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => suspend::suspend(&machine, &slot.dir).await,
+            None if slot.state() == State::Suspended => Ok(()),
+            None => Err(not_running(id)),
+        }
+    }
+
+    async fn snapshot(&self, workload: &Workload, into: &Path) -> Result<(), DriverError> {
+        let slot = self.slot(workload.id);
+        let Some(slot) = slot else {
+            return Err(DriverError::Host(format!("there is no machine {}", workload.id)));
+        };
+        let _turn = slot.turn.lock().await;
+        snapshot::take(slot.machine().as_deref(), workload, into).await
+    }
+
+    async fn attach_disk(&self, id: Uuid, disk: &Disk) -> Result<(), DriverError> {
+        // What is off gets it with its next start.
+        let Some(slot) = self.slot(id) else { return Ok(()) };
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => hotplug::attach_disk(&machine, &slot.dir, disk).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn detach_disk(&self, id: Uuid, disk: Uuid) -> Result<(), DriverError> {
+        let Some(slot) = self.slot(id) else { return Ok(()) };
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => hotplug::detach_disk(&machine, &slot.dir, disk).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn grow_disk(&self, id: Uuid, disk: Uuid, bytes: u64) -> Result<(), DriverError> {
+        let Some(slot) = self.slot(id) else { return Ok(()) };
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => hotplug::grow_disk(&machine, disk, bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn swap_disk(&self, id: Uuid, old: Uuid, new: &Disk) -> Result<(), DriverError> {
+        let slot = self.slot(id).ok_or_else(|| not_running(id))?;
+        let _turn = slot.turn.lock().await;
+        let machine = slot.machine().ok_or_else(|| not_running(id))?;
+        hotplug::swap_disk(&machine, &slot.dir, old, new).await
+    }
+
+    async fn attach_nic(&self, id: Uuid, nic: &Nic) -> Result<(), DriverError> {
+        let Some(slot) = self.slot(id) else { return Ok(()) };
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => hotplug::attach_nic(&machine, &slot.dir, nic).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn detach_nic(&self, id: Uuid, port: Uuid) -> Result<(), DriverError> {
+        let Some(slot) = self.slot(id) else { return Ok(()) };
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => hotplug::detach_nic(&machine, &slot.dir, port).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn set_password(&self, id: Uuid, user: &str, password: &str) -> Result<(), DriverError> {
+        let (slot, _machine) = self.running(id).ok_or_else(|| not_running(id))?;
+        agent::set_password(&slot.dir, user, password).await
+    }
+
+    async fn trigger_crash_dump(&self, id: Uuid) -> Result<(), DriverError> {
+        let (_, machine) = self.running(id).ok_or_else(|| not_running(id))?;
+        machine.ask("inject-nmi", serde_json::Value::Null).await.map(drop)
+    }
+
+    async fn usage(&self, id: Uuid) -> Result<Usage, DriverError> {
+        let (slot, machine) = self.running(id).ok_or_else(|| not_running(id))?;
+        usage::read(&machine, id, &slot.dir, self.host.group(id).ok()).await
     }
 
     fn changes(&self) -> broadcast::Receiver<Uuid> {

@@ -3,7 +3,6 @@
 //!
 //! What runs is kept in a [`World`]; drivers come and go over it, as they do over a real host.
 
-mod blank;
 mod console;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
@@ -18,6 +17,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use uuid::Uuid;
+
+use super::blank;
 
 /// How many changes a receiver may lag behind before it has to look at everything.
 const CHANGES: usize = 4096;

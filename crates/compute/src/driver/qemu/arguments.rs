@@ -6,11 +6,15 @@ use std::os::fd::RawFd;
 
 use madang_host::{
     acceleration::{Acceleration, Probe},
-    workload::{DiskFormat, Root, Workload},
+    workload::{DiskBus, DiskFormat, DiskKind, Root, Video, Workload},
 };
 use serde_json::{Value, json};
 
-use super::console;
+use super::{
+    console,
+    devices::{self, BRIDGE, Devices, ROOT},
+    layer::{Layer, Protocol},
+};
 
 /// Guest code that TCG keeps translated, in MiB: enough for a kernel and its programs. QEMU's own choice is an eighth of
 /// the host's memory for every machine.
@@ -23,15 +27,25 @@ pub(super) const CONSOLE: &str = "console";
 /// asks the metadata service. Source: cloud-init's DataSourceOpenStack.
 const PRODUCT: &str = "OpenStack Compute";
 
+/// The name of the guest agent's chardev.
+const AGENT: &str = "agent";
+
+/// The board most suits. Without what servers have no use for: a quarter less of emulated boot than the stock one.
+const BOARD: &str = "q35";
+
 /// Numbers of the descriptors a machine inherits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Descriptors {
     /// The listening socket of the monitor.
     pub monitor: RawFd,
-    /// The image, read-only.
-    pub base: RawFd,
-    /// The machine's own layer.
-    pub disk: RawFd,
+    /// The listening socket of the guest's agent.
+    pub agent: Option<RawFd>,
+    /// The layers of the root disk, the lowest first; none where it boots from another.
+    pub root: Vec<(Layer, RawFd)>,
+    /// Those of the disk it boots from for once.
+    pub rescue: Vec<(Layer, RawFd)>,
+    /// Those of the disks beside the root, in their order.
+    pub disks: Vec<Vec<(Layer, RawFd)>>,
     /// The config drive, read-only.
     pub config_drive: Option<RawFd>,
     /// Kernel and initial ramdisk.
@@ -41,32 +55,43 @@ pub(super) struct Descriptors {
     pub taps: Vec<RawFd>,
     /// `/dev/kvm`, when its permissions would keep the machine's user out.
     pub kvm: Option<RawFd>,
+    /// The memory it goes on with.
+    pub memory: Option<RawFd>,
 }
 
-/// All arguments. `format` is that of the base image.
-pub(super) fn arguments(workload: &Workload, format: DiskFormat, probe: &Probe, fds: &Descriptors) -> Vec<String> {
+/// All arguments.
+pub(super) fn arguments(workload: &Workload, devices: &Devices, probe: &Probe, fds: &Descriptors) -> Vec<String> {
     let mut args = Arguments::default();
-    args.machine(workload, probe, fds);
+    args.machine(workload, devices, probe, fds);
+    args.processors(workload, probe);
     args.confine();
-    args.monitor_and_console(fds);
-    args.disks(workload, format, fds);
+    args.monitor_and_console(workload, fds);
+    args.controllers(workload, devices);
+    args.disks(workload, devices, fds);
     args.kernel(workload, fds);
-    args.interfaces(workload, fds);
-    args.small_devices();
-    args.0
+    args.interfaces(workload, devices, fds);
+    args.small_devices(workload, fds);
+    if let Some(fd) = fds.memory {
+        args.add("-incoming", format!("fd:{fd}"));
+    }
+    args.list
 }
 
 #[derive(Default)]
-struct Arguments(Vec<String>);
+struct Arguments {
+    list: Vec<String>,
+    /// Places taken on buses that give each disk one.
+    ide: usize,
+}
 
 impl Arguments {
     fn flag(&mut self, flag: &str) {
-        self.0.push(flag.into());
+        self.list.push(flag.into());
     }
 
     fn add(&mut self, flag: &str, value: impl Into<String>) {
-        self.0.push(flag.into());
-        self.0.push(value.into());
+        self.list.push(flag.into());
+        self.list.push(value.into());
     }
 
     fn add_json(&mut self, flag: &str, value: &Value) {
@@ -79,14 +104,24 @@ impl Arguments {
         format!("/dev/fdset/{fd}")
     }
 
-    fn machine(&mut self, workload: &Workload, probe: &Probe, fds: &Descriptors) {
+    fn machine(&mut self, workload: &Workload, devices: &Devices, probe: &Probe, fds: &Descriptors) {
+        let hardware = &workload.hardware;
         self.flag("-nodefaults");
         self.flag("-no-user-config");
         self.add("-display", "none");
         self.add("-name", format!("madang-{}", workload.id));
         self.add("-uuid", workload.id.to_string());
-        // The modern board without what servers have no use for: a quarter less of emulated boot than the stock one.
-        self.add("-machine", "q35,smm=off,vmport=off,hpet=off,sata=off,smbus=off");
+        let board = devices
+            .board
+            .as_deref()
+            .or(hardware.machine_type.as_deref())
+            .unwrap_or(BOARD);
+        let sata = if has_sata(workload) { "on" } else { "off" };
+        let without = match is_modern(board) {
+            true => format!("smm=off,vmport=off,hpet=off,sata={sata},smbus=off"),
+            false => "smm=off,vmport=off,hpet=off".to_owned(),
+        };
+        self.add("-machine", format!("{board},{without}"));
         match (probe.acceleration, fds.kvm) {
             (Acceleration::Kvm, Some(fd)) => {
                 let device = self.add_set(fd);
@@ -95,14 +130,15 @@ impl Arguments {
             (Acceleration::Kvm, None) => self.add("-accel", "kvm"),
             (Acceleration::Tcg, _) => self.add("-accel", format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}")),
         }
-        self.add("-cpu", probe.cpu.clone());
-        self.add(
-            "-smp",
-            format!("cpus={0},sockets=1,cores={0},threads=1", workload.vcpus),
-        );
         self.add("-m", format!("{}k", workload.memory_bytes.div_ceil(1024)));
-        self.add("-rtc", "base=utc,driftfix=slew");
-        self.add("-boot", "menu=off,strict=on");
+        let clock = if hardware.is_for_windows { "localtime" } else { "utc" };
+        self.add("-rtc", format!("base={clock},driftfix=slew"));
+        let menu = if hardware.has_boot_menu {
+            "on,splash-time=3000"
+        } else {
+            "off"
+        };
+        self.add("-boot", format!("menu={menu},strict=on"));
         let id = workload.id;
         self.add(
             "-smbios",
@@ -110,6 +146,21 @@ impl Arguments {
         );
         // A guest that powers off or panics leaves QEMU halted, so that we learn of it even when we are away.
         self.add("-action", "reboot=reset,shutdown=pause,panic=pause");
+    }
+
+    fn processors(&mut self, workload: &Workload, probe: &Probe) {
+        let cpu = &workload.hardware.cpu;
+        let mut model = cpu.model.clone().unwrap_or_else(|| probe.cpu.clone());
+        if workload.hardware.is_for_windows && probe.acceleration == Acceleration::Kvm {
+            model.push_str(",hv_relaxed=on,hv_vapic=on,hv_spinlocks=0x1fff,hv_time=on");
+        }
+        self.add("-cpu", model);
+        let vcpus = workload.vcpus;
+        let (sockets, cores, threads) = cpu.topology.unwrap_or((1, vcpus, 1));
+        self.add(
+            "-smp",
+            format!("cpus={vcpus},sockets={sockets},cores={cores},threads={threads}"),
+        );
     }
 
     fn confine(&mut self) {
@@ -120,7 +171,7 @@ impl Arguments {
         self.add("-msg", "timestamp=off,guest-name=off");
     }
 
-    fn monitor_and_console(&mut self, fds: &Descriptors) {
+    fn monitor_and_console(&mut self, workload: &Workload, fds: &Descriptors) {
         self.add(
             "-chardev",
             format!("socket,id=monitor,fd={},server=on,wait=off", fds.monitor),
@@ -128,50 +179,115 @@ impl Arguments {
         self.add("-mon", "chardev=monitor,mode=control");
         self.add("-chardev", format!("ringbuf,id={CONSOLE},size={}", console::RING_BYTES));
         self.add("-serial", format!("chardev:{CONSOLE}"));
+        let video = match workload.hardware.video {
+            Video::None => return,
+            Video::Vga => "VGA",
+            Video::Virtio => "virtio-vga",
+            Video::Cirrus => "cirrus-vga",
+            Video::Vmvga => "vmware-svga",
+            Video::Qxl => "qxl-vga",
+            Video::Bochs => "bochs-display",
+        };
+        self.add("-device", format!("{video},id=video"));
+        // It listens nowhere: who looks is handed in.
+        self.add("-vnc", "none,share=force-shared");
     }
 
-    fn disks(&mut self, workload: &Workload, format: DiskFormat, fds: &Descriptors) {
-        let base = self.add_set(fds.base);
-        self.add_json("-blockdev", &file_node("base-file", &base, true));
-        let mut node = json!({
-            "driver": format.as_str(), "node-name": "base", "file": "base-file", "read-only": true,
-        });
-        if format == DiskFormat::Qcow2 {
-            // Never what the image's own header says.
-            node["backing"] = Value::Null;
+    /// What devices are behind.
+    fn controllers(&mut self, workload: &Workload, devices: &Devices) {
+        let hardware = &workload.hardware;
+        let board = devices
+            .board
+            .as_deref()
+            .or(hardware.machine_type.as_deref())
+            .unwrap_or(BOARD);
+        match is_modern(board) {
+            true => self.add("-device", format!("pcie-pci-bridge,id={BRIDGE}")),
+            false => self.add("-device", format!("pci-bridge,id={BRIDGE},chassis_nr=1")),
         }
-        self.add_json("-blockdev", &node);
-        let disk = self.add_set(fds.disk);
-        self.add_json("-blockdev", &file_node("disk-file", &disk, false));
-        self.add_json(
-            "-blockdev",
-            &json!({
-                "driver": "qcow2", "node-name": "disk", "file": "disk-file", "backing": "base",
-                "discard": "unmap", "detect-zeroes": "unmap",
-            }),
-        );
-        // The first 20 digits of the id, as Nova's disks show; virtio has room for no more.
-        let serial: String = workload.id.to_string().chars().take(20).collect();
-        self.add_json(
-            "-device",
-            &json!({ "driver": "virtio-blk-pci", "id": "vda", "drive": "disk", "bootindex": 1, "serial": serial }),
-        );
+        let has = |bus| hardware.disk_bus == bus || workload.disks.iter().any(|disk| disk.bus == bus);
+        if has(DiskBus::Scsi) {
+            self.add("-device", "virtio-scsi-pci,id=scsi");
+        }
+        if has(DiskBus::Usb) {
+            self.add("-device", "qemu-xhci,id=usb");
+        }
+    }
+
+    /// The nodes of a disk; the name of the topmost.
+    fn layers(&mut self, layers: &[(Layer, RawFd)]) -> Option<String> {
+        let mut below: Option<&str> = None;
+        for (layer, fd) in layers {
+            let from = match layer.protocol {
+                Protocol::Nbd { .. } => fd.to_string(),
+                _ => self.add_set(*fd),
+            };
+            for node in layer.nodes(&from, below) {
+                self.add_json("-blockdev", &node);
+            }
+            below = Some(&layer.node);
+        }
+        below.map(str::to_owned)
+    }
+
+    fn place(&mut self, bus: DiskBus) -> usize {
+        if matches!(bus, DiskBus::Sata | DiskBus::Ide) {
+            self.ide += 1;
+        }
+        self.ide.saturating_sub(1)
+    }
+
+    fn disks(&mut self, workload: &Workload, devices: &Devices, fds: &Descriptors) {
+        let hardware = &workload.hardware;
+        if let Some(node) = self.layers(&fds.rescue) {
+            self.disk(
+                hardware.disk_bus,
+                DiskKind::Disk,
+                "rescue",
+                &node,
+                &workload.id.to_string(),
+                Some(0),
+            );
+        }
+        if let Some(node) = self.layers(&fds.root) {
+            let boot = fds.rescue.is_empty().then_some(1);
+            // The first 20 digits of the id, as Nova's disks show.
+            self.disk(
+                hardware.disk_bus,
+                DiskKind::Disk,
+                ROOT,
+                &node,
+                &workload.id.to_string(),
+                boot,
+            );
+        }
         if let Some(fd) = fds.config_drive {
-            let file = self.add_set(fd);
-            self.add_json("-blockdev", &file_node("config-file", &file, true));
-            self.add_json(
-                "-blockdev",
-                &json!({ "driver": "raw", "node-name": "config", "file": "config-file", "read-only": true }),
-            );
-            self.add_json(
-                "-device",
-                &json!({ "driver": "virtio-blk-pci", "id": "config", "drive": "config", "serial": "config-drive" }),
-            );
+            let layer = Layer::file("config", DiskFormat::Raw, true);
+            if let Some(node) = self.layers(&[(layer, fd)]) {
+                self.disk(DiskBus::Virtio, DiskKind::Disk, "config", &node, "config-drive", None);
+            }
         }
+        for (disk, layers) in workload.disks.iter().zip(&fds.disks) {
+            let Some(entry) = devices.disk(disk.id) else { continue };
+            self.layers(layers);
+            let place = self.place(disk.bus);
+            self.add_json("-device", &devices::disk_device(disk, entry, place));
+        }
+    }
+
+    fn disk(&mut self, bus: DiskBus, kind: DiskKind, id: &str, node: &str, serial: &str, boot: Option<u32>) {
+        let place = self.place(bus);
+        let mut device = devices::device_on(bus, kind, serial, place);
+        device["id"] = json!(id);
+        device["drive"] = json!(node);
+        if let Some(boot) = boot {
+            device["bootindex"] = json!(boot);
+        }
+        self.add_json("-device", &device);
     }
 
     fn kernel(&mut self, workload: &Workload, fds: &Descriptors) {
-        let Root::Disk { kernel_args, .. } = &workload.root else {
+        let Root::Disk { kernel_args, .. } = workload.rescue.as_ref().unwrap_or(&workload.root) else {
             return;
         };
         // Kernels are read with plain opens, which know nothing of descriptor sets.
@@ -185,38 +301,42 @@ impl Arguments {
         }
     }
 
-    fn interfaces(&mut self, workload: &Workload, fds: &Descriptors) {
-        for (index, (nic, fd)) in workload.nics.iter().zip(&fds.taps).enumerate() {
-            self.add("-netdev", format!("tap,id=net{index},fd={fd}"));
-            let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
-            self.add_json(
-                "-device",
-                &json!({
-                    "driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"),
-                    "mac": mac, "host_mtu": nic.mtu,
-                    // No network boot: saves its ROM's time.
-                    "romfile": "",
-                }),
-            );
+    fn interfaces(&mut self, workload: &Workload, devices: &Devices, fds: &Descriptors) {
+        for (nic, fd) in workload.nics.iter().zip(&fds.taps) {
+            let Some(entry) = devices.nics.iter().find(|entry| entry.port == nic.port) else {
+                continue;
+            };
+            self.add("-netdev", format!("tap,id={},fd={fd}", devices::netdev_id(nic.port)));
+            self.add_json("-device", &devices::nic_device(nic, entry, &devices.nic_driver));
         }
     }
 
-    fn small_devices(&mut self) {
-        self.add("-object", "rng-builtin,id=random");
-        self.add("-device", "virtio-rng-pci,rng=random");
-        self.add("-device", "virtio-balloon-pci,free-page-reporting=on");
+    fn small_devices(&mut self, workload: &Workload, fds: &Descriptors) {
+        if !workload.hardware.is_without_rng {
+            self.add("-object", "rng-builtin,id=random");
+            self.add("-device", "virtio-rng-pci,rng=random");
+        }
+        if let Some(fd) = fds.agent {
+            self.add("-chardev", format!("socket,id={AGENT},fd={fd},server=on,wait=off"));
+            self.add("-device", "virtio-serial-pci");
+            self.add(
+                "-device",
+                format!("virtserialport,chardev={AGENT},name=org.qemu.guest_agent.0"),
+            );
+        }
+        self.add("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on");
         self.add("-device", "pvpanic");
     }
 }
 
-fn file_node(name: &str, path: &str, read_only: bool) -> Value {
-    let mut node = json!({
-        "driver": "file", "node-name": name, "filename": path, "read-only": read_only, "auto-read-only": false,
-    });
-    if !read_only {
-        node["discard"] = json!("unmap");
-    }
-    node
+/// Whether a board is of the family with PCI Express.
+fn is_modern(board: &str) -> bool {
+    board == "q35" || board.starts_with("pc-q35")
+}
+
+fn has_sata(workload: &Workload) -> bool {
+    let is = |bus| matches!(bus, DiskBus::Sata | DiskBus::Ide);
+    is(workload.hardware.disk_bus) || workload.disks.iter().any(|disk| is(disk.bus))
 }
 
 #[cfg(test)]
@@ -272,15 +392,19 @@ mod tests {
     }
 
     fn line(probe: &Probe, fds: &Descriptors) -> String {
-        arguments(&workload(), DiskFormat::Qcow2, probe, fds).join(" ")
+        let workload = workload();
+        let devices = Devices::default().plan(&workload).unwrap();
+        arguments(&workload, &devices, probe, fds).join(" ")
     }
 
     #[test]
     fn nothing_is_left_to_chance() {
         let fds = Descriptors {
             monitor: 5,
-            base: 6,
-            disk: 7,
+            root: vec![
+                (Layer::file("base", DiskFormat::Qcow2, true), 6),
+                (Layer::file("disk", DiskFormat::Qcow2, false), 7),
+            ],
             kernel: Some(8),
             taps: vec![9],
             ..Descriptors::default()
@@ -293,8 +417,10 @@ mod tests {
             "-add-fd fd=6,set=6",
             "\"node-name\":\"base\",\"file\":\"base-file\",\"read-only\":true,\"backing\":null",
             "\"driver\":\"qcow2\",\"node-name\":\"disk\"",
+            "\"backing\":\"base\"",
             "-kernel /proc/self/fd/8 -append console=ttyS0, x",
-            "tap,id=net0,fd=9",
+            "tap,id=net-00000000-0000-0000-0000-000000000000,fd=9",
+            "\"bus\":\"hot\",\"addr\":\"0x1\"",
             "\"mac\":\"fa:16:3e:00:01:ff\",\"host_mtu\":1450",
             "-smp cpus=2,sockets=1,cores=2,threads=1 -m 524288k",
         ] {

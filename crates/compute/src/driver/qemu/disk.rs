@@ -12,28 +12,43 @@ use madang_host::{
     workload::{DiskFormat, DriverError},
 };
 
-use super::record::{DISK, partial};
+use nix::libc;
+use serde_json::json;
+
+use super::record::partial;
 
 /// Making a layer writes 200 KiB; only a dead disk takes longer.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Copying a whole disk; a terabyte at 100 MB/s takes three hours.
+const CONVERT_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
+
+/// Address space of a child that reads what a guest wrote: a crafted image must not take the host's memory.
+const CHILD_BYTES: u64 = 1 << 30;
+
 /// What to do without `qemu-img`.
 const REMEDY: &str = "install it with `apt-get install qemu-utils`";
 
-/// Makes the layer in `dir` unless it is there. The image is checked, not trusted: one that refers to other files of the
-/// host, or is not what it claims to be, is refused.
-pub(super) async fn ensure(dir: &Path, base: &Path, format: DiskFormat, size_bytes: u64) -> Result<(), DriverError> {
+/// Makes the layer `name` in `dir` unless it is there, and makes one that is there as big as wanted. The image is
+/// checked, not trusted: one that refers to other files of the host, or is not what it claims to be, is refused.
+pub(super) async fn ensure(
+    dir: &Path,
+    name: &str,
+    base: &Path,
+    format: DiskFormat,
+    size_bytes: u64,
+) -> Result<(), DriverError> {
     let base_size = check(base, format)?;
     if base_size > size_bytes {
         return Err(DriverError::Broken(format!(
             "the disk of {size_bytes} bytes is smaller than its image, which needs {base_size}"
         )));
     }
-    let disk = dir.join(DISK);
+    let disk = dir.join(name);
     if disk.exists() {
-        return Ok(());
+        return grow(&disk, base, format, size_bytes).await;
     }
-    let partial = partial(dir, DISK);
+    let partial = partial(dir, name);
     let made = Command::new("qemu-img")
         // `-u`: the image was checked above, and qemu-img shall not follow what it says.
         .args(["create", "-q", "-u", "-f", "qcow2", "-F", format.as_str(), "-b"])
@@ -56,9 +71,70 @@ pub(super) async fn ensure(dir: &Path, base: &Path, format: DiskFormat, size_byt
     fs::rename(&partial, &disk).map_err(DriverError::io(format!("rename {}", partial.display())))
 }
 
+/// Makes a layer as big as wanted; one that is bigger stays so.
+async fn grow(disk: &Path, base: &Path, format: DiskFormat, size_bytes: u64) -> Result<(), DriverError> {
+    if size(disk)? >= size_bytes {
+        return Ok(());
+    }
+    // What it stands on is said here: its own header was in the hands of its machine.
+    let options = json!({
+        "driver": "qcow2", "file": { "driver": "file", "filename": disk },
+        "backing": { "driver": format.as_str(), "file": { "driver": "file", "filename": base } },
+    });
+    let resized = Command::new("qemu-img")
+        .args(["resize", "-q"])
+        .arg(format!("json:{options}"))
+        .arg(size_bytes.to_string())
+        .limit(libc::RLIMIT_AS, CHILD_BYTES)
+        .if_missing(REMEDY)
+        .run(TIMEOUT)
+        .await;
+    Ok(resized.map(drop)?)
+}
+
+/// Copies a stopped machine's disk into a new image that stands alone.
+pub(super) async fn convert(layer: &Path, base: &Path, format: DiskFormat, into: &Path) -> Result<(), DriverError> {
+    size(layer)?;
+    let options = json!({
+        "driver": "qcow2", "read-only": true, "file": { "driver": "file", "filename": layer, "read-only": true },
+        "backing": {
+            "driver": format.as_str(), "read-only": true,
+            "file": { "driver": "file", "filename": base, "read-only": true },
+        },
+    });
+    let converted = Command::new("qemu-img")
+        .args(["convert", "-q", "-O", "qcow2"])
+        .arg(format!("json:{options}"))
+        .arg(into)
+        .limit(libc::RLIMIT_AS, CHILD_BYTES)
+        .if_missing(REMEDY)
+        .run(CONVERT_TIMEOUT)
+        .await;
+    match converted {
+        Err(madang_host::Error::Command { message, .. }) if message.contains("No space left") => Err(
+            DriverError::Host("could not copy the disk: the disk of this host is full".into()),
+        ),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+/// The virtual size of a layer in bytes.
+pub(super) fn size(layer: &Path) -> Result<u64, DriverError> {
+    layer_size(&header(layer)?)
+}
+
+/// The virtual size of a layer that a machine had in its hands: where its data is, is not for it to say.
+fn layer_size(header: &[u8]) -> Result<u64, DriverError> {
+    let mut standing_alone = header.to_vec();
+    if let Some(backing) = standing_alone.get_mut(8..16) {
+        backing.fill(0);
+    }
+    qcow2_size(&standing_alone)
+}
+
 /// The virtual size of an image in bytes.
 fn check(base: &Path, format: DiskFormat) -> Result<u64, DriverError> {
-    let mut file = fs::File::open(base).map_err(|error| match error.kind() {
+    let file = fs::File::open(base).map_err(|error| match error.kind() {
         ErrorKind::NotFound => DriverError::Host(format!("the image {} is gone from this host", base.display())),
         _ => DriverError::io(format!("open {}", base.display()))(error),
     })?;
@@ -72,18 +148,17 @@ fn check(base: &Path, format: DiskFormat) -> Result<u64, DriverError> {
         }
         return Ok(length);
     }
-    let mut header = [0; 80];
-    let mut read = 0;
-    while read < header.len() {
-        match file
-            .read(&mut header[read..])
-            .map_err(DriverError::io(format!("read {}", base.display())))?
-        {
-            0 => break,
-            count => read += count,
-        }
-    }
-    qcow2_size(&header[..read])
+    qcow2_size(&header(base)?)
+}
+
+/// The first bytes of an image; fewer when it is shorter.
+fn header(path: &Path) -> Result<Vec<u8>, DriverError> {
+    let mut header = Vec::new();
+    let file = fs::File::open(path).map_err(DriverError::io(format!("open {}", path.display())))?;
+    file.take(80)
+        .read_to_end(&mut header)
+        .map_err(DriverError::io(format!("read {}", path.display())))?;
+    Ok(header)
 }
 
 /// Reads the header of a qcow2 image. Source: docs/interop/qcow2.txt of QEMU.
@@ -120,6 +195,7 @@ fn qcow2_size(header: &[u8]) -> Result<u64, DriverError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::qemu::record::DISK;
 
     fn header(version: u32, backing: u64, size: u64, features: u64) -> Vec<u8> {
         let mut header = vec![0; 80];
@@ -165,14 +241,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base.img");
         fs::write(&base, vec![0; 4096]).unwrap();
-        let error = ensure(dir.path(), &base, DiskFormat::Raw, 512).await.unwrap_err();
+        let error = ensure(dir.path(), DISK, &base, DiskFormat::Raw, 512).await.unwrap_err();
         assert!(error.to_string().contains("smaller than its image"), "{error}");
         fs::write(&base, "").unwrap();
         assert!(matches!(
-            ensure(dir.path(), &base, DiskFormat::Raw, 512).await,
+            ensure(dir.path(), DISK, &base, DiskFormat::Raw, 512).await,
             Err(DriverError::Broken(_))
         ));
-        let error = ensure(dir.path(), &dir.path().join("absent"), DiskFormat::Raw, 512)
+        let error = ensure(dir.path(), DISK, &dir.path().join("absent"), DiskFormat::Raw, 512)
             .await
             .unwrap_err();
         assert!(error.to_string().contains("is gone"), "{error}");

@@ -23,9 +23,12 @@ use nix::libc;
 use super::{
     Host,
     arguments::{self, Descriptors, TRANSLATED_MIB},
-    disk,
+    devices::Devices,
+    disk, hotplug,
+    layer::{self, Layer},
     machine::{Machine, Phase},
-    record::{self, DISK, ERRORS, End, MONITOR, Record},
+    record::{self, AGENT, DISK, ERRORS, End, MEMORY, MONITOR, RESCUE, Record},
+    suspend,
 };
 
 /// Memory QEMU needs beside the guest's, in bytes: its own code and data, device queues, and room for the page cache of
@@ -41,50 +44,70 @@ const OVERHEAD_THREADS: u64 = 96;
 /// Open files: descriptors of the start, of the disk's pool, of migrations to come.
 const OPEN_FILES: u64 = 1024;
 
-/// Starts a machine and waits until it runs.
+/// Starts a machine and waits until it runs; one with memory on the disk goes on with it.
 pub(super) async fn start(host: &Arc<Host>, workload: &Workload) -> Result<Arc<Machine>, DriverError> {
-    let Root::Disk {
-        base,
-        format,
-        size_bytes,
-        kernel,
-        ramdisk,
-        ..
-    } = &workload.root
-    else {
-        return Err(DriverError::Unsupported {
-            driver: "qemu",
-            action: "run a container image",
-        });
+    let dir = &workload.dir;
+    let is_resuming = dir.join(MEMORY).exists();
+    let known = Devices::load(dir)?;
+    // The board that its memory knows; what came meanwhile is added to the running machine.
+    let on_board = match is_resuming {
+        true => suspend::as_it_was(workload, &known)?,
+        false => workload.clone(),
     };
+    let machine = start_as(host, &on_board, known, is_resuming).await?;
+    let hardware = &workload.hardware;
+    hotplug::limit_root(&machine, &hardware.disk_limits).await?;
+    let mut known = Devices::load(dir)?;
+    for disk in &workload.disks {
+        match known.disk(disk.id) {
+            Some(entry) => hotplug::limit_disk(&machine, &entry.device, &disk.limits).await?,
+            None => hotplug::attach_disk(&machine, dir, disk).await?,
+        }
+    }
+    known = Devices::load(dir)?;
+    for nic in &workload.nics {
+        if !known.nics.iter().any(|entry| entry.port == nic.port) {
+            hotplug::attach_nic(&machine, dir, nic).await?;
+        }
+    }
+    Ok(machine)
+}
+
+async fn start_as(
+    host: &Arc<Host>,
+    workload: &Workload,
+    mut known: Devices,
+    is_resuming: bool,
+) -> Result<Arc<Machine>, DriverError> {
     let dir = &workload.dir;
     let group = host.group(workload.id)?;
     // Of an attempt that nobody remembers.
     group.remove().await?;
     // From here on a restart finds it, and `remove` cleans it up.
-    record::try_write(dir, &Record::ended(workload.id, End::Stopped))
+    let end = if is_resuming { End::Suspended } else { End::Stopped };
+    record::try_write(dir, &Record::ended(workload.id, end))
         .map_err(DriverError::io(format!("write to {}", dir.display())))?;
-    disk::ensure(dir, base, *format, *size_bytes).await?;
+    if !is_resuming {
+        known.board = None;
+    }
+    let devices = known.plan(workload)?;
+    devices.save(dir)?;
 
     let mut opened = Opened::default();
     let mut fds = Descriptors {
-        monitor: opened.keep(listen(dir)?),
-        base: opened.file(base, false)?,
-        disk: opened.file(&dir.join(DISK), true)?,
+        monitor: opened.keep(listen(dir, MONITOR)?),
         ..Descriptors::default()
     };
-    if let Some(drive) = &workload.config_drive {
-        fds.config_drive = Some(opened.file(drive, false)?);
-    }
-    if let Some(kernel) = kernel {
-        fds.kernel = Some(opened.readable(kernel)?);
-    }
-    if let Some(ramdisk) = ramdisk {
-        fds.ramdisk = Some(opened.readable(ramdisk)?);
+    open_disks(&mut fds, &mut opened, workload).await?;
+    if workload.hardware.has_guest_agent {
+        fds.agent = Some(opened.keep(listen(dir, AGENT)?));
     }
     for nic in &workload.nics {
         let tap = tap::open(&Netns::named(nic.netns.clone()), &nic.device).await?;
         fds.taps.push(opened.keep(tap));
+    }
+    if is_resuming {
+        fds.memory = Some(opened.keep(suspend::take_memory(dir)?));
     }
     let mut groups = Vec::new();
     if host.probe.acceleration == Acceleration::Kvm {
@@ -105,7 +128,7 @@ pub(super) async fn start(host: &Arc<Host>, workload: &Workload) -> Result<Arc<M
     let _ = fs::remove_file(&errors);
     record::write(dir, &Record::starting(workload.id));
     let mut command = Command::new(QEMU)
-        .args(arguments::arguments(workload, *format, &host.probe, &fds))
+        .args(arguments::arguments(workload, &devices, &host.probe, &fds))
         .cgroup(&group)
         .netns(&netns)
         .run_as(workload.uid, workload.uid, &groups)
@@ -122,28 +145,78 @@ pub(super) async fn start(host: &Arc<Host>, workload: &Workload) -> Result<Arc<M
     record::write(dir, &Record::running(workload.id, process.identity()));
 
     let machine = Machine::watch(host, workload.id, dir, process);
-    match machine.started().await {
+    let started = match is_resuming {
+        true => suspend::resumed(&machine, dir).await,
+        false => machine.started().await,
+    };
+    match started {
         Ok(()) => Ok(machine),
         Err(error) => {
             machine.kill().await?;
+            if is_resuming {
+                suspend::give_memory_back(dir);
+            }
             // It ended before it ran: by what it was given.
             match (machine.phase(), record::last_error(dir)) {
-                (Phase::Ended(_), Some(said)) => Err(blame(&said, *format)),
+                (Phase::Ended(_), Some(said)) => Err(blame(&said, &workload.root)),
                 _ => Err(error),
             }
         }
     }
 }
 
+/// Everything it boots from and has as disks.
+async fn open_disks(fds: &mut Descriptors, opened: &mut Opened, workload: &Workload) -> Result<(), DriverError> {
+    let dir = &workload.dir;
+    match &workload.root {
+        Root::Container { .. } => {
+            return Err(DriverError::Unsupported {
+                driver: "qemu",
+                action: "run a container image",
+            });
+        }
+        Root::Attached if workload.disks.is_empty() => {
+            return Err(DriverError::Broken("it has no disk to boot from".into()));
+        }
+        root => fds.root = opened.root(dir, root, DISK, ["base", "disk"]).await?,
+    }
+    let rescue = dir.join(RESCUE);
+    match &workload.rescue {
+        Some(root) => fds.rescue = opened.root(dir, root, RESCUE, ["rescue-base", "rescue"]).await?,
+        None if rescue.exists() => {
+            fs::remove_file(&rescue).map_err(DriverError::io(format!("remove {}", rescue.display())))?;
+        }
+        None => {}
+    }
+    if let Root::Disk { kernel, ramdisk, .. } = workload.rescue.as_ref().unwrap_or(&workload.root) {
+        if let Some(kernel) = kernel {
+            fds.kernel = Some(opened.readable(kernel)?);
+        }
+        if let Some(ramdisk) = ramdisk {
+            fds.ramdisk = Some(opened.readable(ramdisk)?);
+        }
+    }
+    if let Some(drive) = &workload.config_drive {
+        fds.config_drive = Some(opened.file(drive, false)?);
+    }
+    for disk in &workload.disks {
+        let layers = layer::open(disk)?.into_iter();
+        fds.disks
+            .push(layers.map(|(layer, file)| (layer, opened.keep(file))).collect());
+    }
+    Ok(())
+}
+
 /// Whose fault QEMU's last words are.
-fn blame(said: &str, format: DiskFormat) -> DriverError {
+fn blame(said: &str, root: &Root) -> DriverError {
     if said.contains("No space left") || said.contains("Cannot allocate memory") || said.contains("Permission denied") {
         return DriverError::Host(format!("QEMU could not start: {said}"));
     }
-    DriverError::Broken(format!(
-        "QEMU could not start from the {} image: {said}",
-        format.as_str()
-    ))
+    let from = match root {
+        Root::Disk { format, .. } => format!(" from the {} image", format.as_str()),
+        _ => String::new(),
+    };
+    DriverError::Broken(format!("QEMU could not start{from}: {said}"))
 }
 
 fn limits(workload: &Workload, acceleration: Acceleration) -> Limits {
@@ -178,6 +251,33 @@ impl Opened {
         Ok(self.keep(file.map_err(DriverError::io(format!("open {}", path.display())))?))
     }
 
+    /// The layers of a disk that a machine boots from: its image, and its own layer over it.
+    async fn root(
+        &mut self,
+        dir: &Path,
+        root: &Root,
+        name: &str,
+        [below, node]: [&str; 2],
+    ) -> Result<Vec<(Layer, RawFd)>, DriverError> {
+        let Root::Disk {
+            base,
+            format,
+            size_bytes,
+            ..
+        } = root
+        else {
+            return Ok(Vec::new());
+        };
+        disk::ensure(dir, name, base, *format, *size_bytes).await?;
+        Ok(vec![
+            (Layer::file(below, *format, true), self.file(base, false)?),
+            (
+                Layer::file(node, DiskFormat::Qcow2, false),
+                self.file(&dir.join(name), true)?,
+            ),
+        ])
+    }
+
     /// A file that QEMU opens anew by its descriptor, for which its user has to be allowed to read it.
     fn readable(&mut self, path: &Path) -> Result<RawFd, DriverError> {
         let io = || DriverError::io(format!("open {}", path.display()));
@@ -192,14 +292,14 @@ impl Opened {
     }
 }
 
-/// Listens where the monitor will be. By way of the directory's descriptor: a socket's path may have 107 bytes only.
-fn listen(dir: &Path) -> Result<UnixListener, DriverError> {
-    let io = || DriverError::io(format!("listen at {}", dir.join(MONITOR).display()));
+/// Listens at a socket of the machine's directory. By way of the directory's descriptor: a socket's path may have 107 bytes only.
+fn listen(dir: &Path, name: &str) -> Result<UnixListener, DriverError> {
+    let io = || DriverError::io(format!("listen at {}", dir.join(name).display()));
     let opened = fs::File::open(dir).map_err(io())?;
-    let _ = fs::remove_file(dir.join(MONITOR));
+    let _ = fs::remove_file(dir.join(name));
     let path = Path::new("/proc/self/fd")
         .join(opened.as_raw_fd().to_string())
-        .join(MONITOR);
+        .join(name);
     let listener = UnixListener::bind(&path).map_err(io())?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(io())?;
     // QEMU polls it.
@@ -223,8 +323,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
-        listen(&deep).unwrap();
-        listen(&deep).unwrap();
+        listen(&deep, MONITOR).unwrap();
+        listen(&deep, MONITOR).unwrap();
         assert_eq!(
             fs::metadata(deep.join(MONITOR)).unwrap().permissions().mode() & 0o777,
             0o600
@@ -233,13 +333,22 @@ mod tests {
 
     #[test]
     fn a_full_host_is_not_the_images_fault() {
+        let root = Root::Disk {
+            base: "/absent".into(),
+            format: DiskFormat::Qcow2,
+            size_bytes: 1,
+            kernel: None,
+            ramdisk: None,
+            kernel_args: None,
+        };
         assert!(matches!(
-            blame("cannot set up guest memory: Cannot allocate memory", DiskFormat::Raw),
+            blame("cannot set up guest memory: Cannot allocate memory", &root),
             DriverError::Host(_)
         ));
-        assert!(matches!(
-            blame("Image is not in qcow2 format", DiskFormat::Qcow2),
-            DriverError::Broken(_)
-        ));
+        let error = blame("Image is not in qcow2 format", &root);
+        assert!(
+            matches!(&error, DriverError::Broken(why) if why.contains("from the qcow2 image")),
+            "{error}"
+        );
     }
 }

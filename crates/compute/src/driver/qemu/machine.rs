@@ -1,13 +1,14 @@
 //! A running machine: one task talks to its QEMU, follows what happens to it and writes down how it ended. Everybody else
 //! asks the task, or looks at the phase it publishes.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use madang_host::{
     process::Process,
     workload::{DriverError, State},
 };
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
@@ -52,6 +53,8 @@ enum Intent {
     None,
     /// Its end was asked for.
     Stop,
+    /// Its end was asked for, after its memory was written to the disk.
+    Suspend,
     /// When it powers off it is started again, in the same process.
     Restart,
 }
@@ -59,9 +62,19 @@ enum Intent {
 /// A question to the task.
 enum Request {
     /// Tell QEMU this.
-    Tell(&'static str, oneshot::Sender<Result<(), String>>),
+    Call(Call),
     /// Collect console output.
     Collect(oneshot::Sender<()>),
+}
+
+/// A command for QEMU.
+struct Call {
+    command: &'static str,
+    arguments: Value,
+    /// For commands that take one.
+    descriptor: Option<OwnedFd>,
+    /// The error is QEMU's refusal.
+    answer: oneshot::Sender<Result<Value, String>>,
 }
 
 /// A QEMU process and the way to the task that watches it.
@@ -71,6 +84,8 @@ pub(super) struct Machine {
     phase: watch::Receiver<Phase>,
     intent: Arc<Mutex<Intent>>,
     requests: mpsc::Sender<Request>,
+    /// Counts what QEMU told unasked.
+    events: watch::Receiver<u64>,
 }
 
 impl Machine {
@@ -78,6 +93,7 @@ impl Machine {
     pub fn watch(host: &Arc<Host>, id: Uuid, dir: &Path, process: Process) -> Arc<Self> {
         let (phase, published) = watch::channel(Phase::Starting);
         let (requests, incoming) = mpsc::channel(REQUESTS);
+        let (counter, events) = watch::channel(0);
         let intent = Arc::new(Mutex::new(Intent::None));
         let watcher = Watcher {
             id,
@@ -88,6 +104,7 @@ impl Machine {
             intent: Arc::clone(&intent),
             requests: incoming,
             changes: host.changes.clone(),
+            events: counter,
             end: None,
         };
         host.tasks.spawn_until_stopped(format!("vm-{id}"), watcher.run());
@@ -97,6 +114,7 @@ impl Machine {
             phase: published,
             intent,
             requests,
+            events,
         })
     }
 
@@ -150,9 +168,26 @@ impl Machine {
         self.kill().await
     }
 
+    /// Ends it, once its memory is on the disk.
+    pub async fn end_suspended(&self) -> Result<(), DriverError> {
+        *self.intent.lock() = Intent::Suspend;
+        if self.tell("quit").await.is_ok() && self.ended_within(QUIT_WITHIN).await {
+            return Ok(());
+        }
+        self.kill().await
+    }
+
+    /// What is asked does not undo a memory that was written.
+    fn intend(&self, wanted: Intent) {
+        let mut intent = self.intent.lock();
+        if *intent != Intent::Suspend {
+            *intent = wanted;
+        }
+    }
+
     /// Ends its process at once.
     pub async fn kill(&self) -> Result<(), DriverError> {
-        *self.intent.lock() = Intent::Stop;
+        self.intend(Intent::Stop);
         self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
         if self.ended_within(KILL_WITHIN).await {
             return Ok(());
@@ -240,15 +275,44 @@ impl Machine {
         }
     }
 
-    /// The error is for people.
     async fn tell(&self, command: &'static str) -> Result<(), String> {
+        self.call(command, Value::Null, None).await.map(drop)
+    }
+
+    /// Lets QEMU do something. The error is its refusal, for people.
+    pub async fn call(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Value, String> {
         let (answer, wait) = oneshot::channel();
         let gone = || "its QEMU has ended".to_owned();
-        self.requests
-            .send(Request::Tell(command, answer))
-            .await
-            .map_err(|_| gone())?;
+        let call = Call {
+            command,
+            arguments,
+            descriptor,
+            answer,
+        };
+        self.requests.send(Request::Call(call)).await.map_err(|_| gone())?;
         wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// As [`Machine::call`], for a step whose failure is the driver's.
+    pub async fn ask(&self, command: &'static str, arguments: Value) -> Result<Value, DriverError> {
+        let answer = self.call(command, arguments, None).await;
+        answer.map_err(|why| DriverError::Host(format!("machine {}: {command}: {why}", self.id)))
+    }
+
+    /// Waits until QEMU tells something, or for `patience`.
+    pub async fn news(&self, patience: Duration) {
+        let mut events = self.events.clone();
+        events.mark_unchanged();
+        let _ = timeout(patience, events.changed()).await;
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     async fn ended_within(&self, patience: Duration) -> bool {

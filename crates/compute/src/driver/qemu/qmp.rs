@@ -1,10 +1,21 @@
 //! QEMU's monitor protocol: one JSON object per line, answers and events mixed. Source: docs/interop/qmp-spec.rst of QEMU.
 
-use std::{collections::VecDeque, io, path::Path, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::UnixStream,
+    time::timeout,
+};
 use tokio_util::codec::{Framed, LinesCodec};
 
 /// Longer than any message by far; console output comes in pieces of 256 KiB.
@@ -67,6 +78,16 @@ impl Qmp {
 
     /// Sends a command and returns its result. Must not be cancelled: the next answer would be taken for another's.
     pub async fn call(&mut self, command: &str, arguments: Value) -> Result<Value, Failure> {
+        self.call_with(command, arguments, None).await
+    }
+
+    /// As [`Qmp::call`], with a descriptor for commands that take one (`add-fd`, `getfd`).
+    pub async fn call_with(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<Value, Failure> {
         self.next += 1;
         let id = self.next;
         let mut message = json!({ "execute": command, "id": id });
@@ -74,7 +95,10 @@ impl Qmp {
             message["arguments"] = arguments;
         }
         let exchange = async {
-            self.stream.send(message.to_string()).await.map_err(to_io)?;
+            match descriptor {
+                Some(descriptor) => self.send_with(&message.to_string(), descriptor).await?,
+                None => self.stream.send(message.to_string()).await.map_err(to_io)?,
+            }
             loop {
                 let mut message = self.message().await?;
                 if let Some(event) = event(&mut message) {
@@ -94,6 +118,27 @@ impl Qmp {
             ));
         }
         Ok(answer["return"].take())
+    }
+
+    /// Sends a line with a descriptor beside its first byte. Nothing else waits to be sent: every send is flushed.
+    async fn send_with(&mut self, text: &str, descriptor: &OwnedFd) -> io::Result<()> {
+        let line = format!("{text}\n");
+        let stream = self.stream.get_mut();
+        let descriptors = [descriptor.as_raw_fd()];
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                let with = [ControlMessage::ScmRights(&descriptors)];
+                let bytes = [IoSlice::new(line.as_bytes())];
+                Ok(sendmsg::<()>(
+                    stream.as_raw_fd(),
+                    &bytes,
+                    &with,
+                    MsgFlags::empty(),
+                    None,
+                )?)
+            })
+            .await?;
+        stream.write_all(&line.as_bytes()[sent..]).await
     }
 
     /// Waits for the next event. May be cancelled.

@@ -22,6 +22,16 @@ pub(super) const DISK: &str = "disk.qcow2";
 pub(super) const CONSOLE: &str = "console.log";
 /// The socket of QEMU's monitor.
 pub(super) const MONITOR: &str = "qmp.sock";
+/// The socket of the guest's agent.
+pub(super) const AGENT: &str = "agent.sock";
+/// What sits where on its board.
+pub(super) const DEVICES: &str = "devices.json";
+/// The layer of the disk it boots from for once.
+pub(super) const RESCUE: &str = "rescue.qcow2";
+/// The memory of a suspended machine.
+pub(super) const MEMORY: &str = "memory";
+/// The memory while a machine is being made to go on with it: nobody may use it a second time.
+pub(super) const MEMORY_USED: &str = "memory.used";
 /// What QEMU says on standard error.
 pub(super) const ERRORS: &str = "qemu.log";
 /// Files that a crash may have left half written.
@@ -36,6 +46,8 @@ const VERSION: u32 = 1;
 pub(super) enum End {
     /// By request or by its guest.
     Stopped,
+    /// By request, with its memory on the disk.
+    Suspended,
     /// By accident; the reason in words for the user.
     Failed { reason: String },
 }
@@ -44,6 +56,7 @@ impl End {
     pub fn state(&self) -> State {
         match self {
             Self::Stopped => State::Stopped { exit_code: None },
+            Self::Suspended => State::Suspended,
             Self::Failed { reason } => State::Failed { reason: reason.clone() },
         }
     }
@@ -100,6 +113,10 @@ impl Record {
 
     /// How a machine ended that nobody watched.
     pub fn end_unseen(&self, dir: &Path) -> End {
+        // Whole memory is there only from the moment the machine is done with it until the next start.
+        if dir.join(MEMORY).exists() {
+            return End::Suspended;
+        }
         // The host was restarted, or the start was interrupted before there was a process: nothing went wrong.
         if self.boot != boot() || self.process.is_none() {
             return End::Stopped;
@@ -166,8 +183,19 @@ pub(super) fn scan(root: &Path) -> Result<Vec<(PathBuf, Record)>, DriverError> {
 /// Removes everything this driver put into the directory, the record last.
 pub(super) fn remove_all(dir: &Path) -> Result<(), DriverError> {
     let partial = |name: &str| format!("{name}{PARTIAL}");
-    let files = [DISK, CONSOLE, MONITOR, ERRORS].map(str::to_owned);
-    let partials = [DISK, CONSOLE, RECORD].map(partial);
+    let files = [
+        DISK,
+        CONSOLE,
+        MONITOR,
+        ERRORS,
+        AGENT,
+        DEVICES,
+        RESCUE,
+        MEMORY,
+        MEMORY_USED,
+    ];
+    let files = files.map(str::to_owned);
+    let partials = [DISK, CONSOLE, RECORD, DEVICES, RESCUE, MEMORY].map(partial);
     for name in files.into_iter().chain(partials).chain([RECORD.to_owned()]) {
         match fs::remove_file(dir.join(&name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

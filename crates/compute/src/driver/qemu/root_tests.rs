@@ -5,7 +5,9 @@ use std::{fs, os::unix::fs::FileExt, path::PathBuf};
 use async_trait::async_trait;
 use madang_host::{
     Instance, acceleration, tap,
-    workload::{DiskFormat, Hardware, Nic, Root, contract, contract::Fixture as _},
+    workload::{
+        DiskBus, DiskFormat, DiskKind, DiskSource, Hardware, IoLimits, Nic, Root, contract, contract::Fixture as _,
+    },
 };
 use tempfile::TempDir;
 
@@ -63,6 +65,43 @@ impl Fixture {
             State::Running { pid } => pid,
             state => panic!("{state:?}"),
         }
+    }
+
+    /// A disk of 4 MiB to attach, full of `v`.
+    fn volume(&self) -> Disk {
+        let id = Uuid::new_v4();
+        let path = self.directory.path().join("images").join(format!("volume-{id}"));
+        fs::write(&path, vec![b'v'; 4 * MIB as usize]).unwrap();
+        Disk {
+            id,
+            source: DiskSource::File {
+                path,
+                format: DiskFormat::Raw,
+            },
+            bus: DiskBus::Virtio,
+            kind: DiskKind::Disk,
+            serial: id.to_string(),
+            is_read_only: false,
+            boot_index: None,
+            limits: IoLimits::default(),
+            mount_point: None,
+        }
+    }
+
+    async fn machine(&self, id: Uuid) -> Arc<Machine> {
+        self.driver.slot(id).unwrap().machine().unwrap()
+    }
+
+    /// Waits until its console holds a text.
+    async fn prints(&self, id: Uuid, text: &str) {
+        for _ in 0..400 {
+            let console = self.driver.console(id, 1 << 16).await.unwrap();
+            if String::from_utf8_lossy(&console).contains(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it never printed `{text}`");
     }
 
     async fn ended(&self, id: Uuid) -> State {
@@ -175,6 +214,36 @@ impl contract::Fixture for Fixture {
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
     }
+
+    fn scratch(&self) -> Option<PathBuf> {
+        Some(self.directory.path().join("images"))
+    }
+
+    async fn disk(&self) -> Option<Disk> {
+        Some(self.volume())
+    }
+
+    async fn nic(&self) -> Option<Nic> {
+        let fabric = self.instance.fabric();
+        fabric.ensure().await.unwrap();
+        tap::ensure(&fabric, "hot0").await.unwrap();
+        Some(nic(&fabric, "hot0"))
+    }
+}
+
+fn nic(netns: &madang_host::netns::Netns, device: &str) -> Nic {
+    Nic {
+        port: Uuid::new_v4(),
+        mac: [0xfa, 0x16, 0x3e, 1, 2, 3],
+        device: device.into(),
+        peer: None,
+        netns: netns.name().unwrap().into(),
+        mtu: 1450,
+        addresses: Vec::new(),
+        gateway: None,
+        routes: Vec::new(),
+        name_servers: Vec::new(),
+    }
 }
 
 #[tokio::test]
@@ -191,18 +260,7 @@ async fn a_machine_has_no_rights_and_its_tap() {
     fabric.ensure().await.unwrap();
     tap::ensure(&fabric, "t0").await.unwrap();
     let mut workload = fixture.workload().await;
-    workload.nics.push(Nic {
-        port: Uuid::new_v4(),
-        mac: [0xfa, 0x16, 0x3e, 1, 2, 3],
-        device: "t0".into(),
-        peer: None,
-        netns: fabric.name().unwrap().into(),
-        mtu: 1450,
-        addresses: Vec::new(),
-        gateway: None,
-        routes: Vec::new(),
-        name_servers: Vec::new(),
-    });
+    workload.nics.push(nic(&fabric, "t0"));
     workload.config_drive = Some(fixture.image(workload.id));
     let start = tokio::time::Instant::now();
     fixture.driver.start(&workload).await.unwrap();
@@ -237,6 +295,8 @@ async fn a_machine_has_no_rights_and_its_tap() {
     tap::open(&fabric, "t0").await.unwrap();
     fixture.finish().await;
 }
+
+mod beyond;
 
 #[tokio::test]
 async fn a_panic_is_told_with_its_reason() {

@@ -1,7 +1,7 @@
 //! The task that watches one machine.
 
 use std::{
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -43,6 +43,7 @@ pub(super) struct Watcher {
     pub intent: Arc<Mutex<Intent>>,
     pub requests: mpsc::Receiver<Request>,
     pub changes: broadcast::Sender<Uuid>,
+    pub events: watch::Sender<u64>,
     /// How it is ending, from the moment that is known until its process is gone.
     pub end: Option<End>,
 }
@@ -116,7 +117,10 @@ impl Watcher {
         match status["status"].as_str().unwrap_or_default() {
             "shutdown" => self.powered_off(qmp).await,
             "guest-panicked" => self.panicked(qmp).await,
-            "paused" | "io-error" | "internal-error" | "watchdog" | "suspended" => {
+            // Its memory is being read; who started it waits for that.
+            "inmigrate" => Ok(()),
+            "paused" | "postmigrate" | "finish-migrate" | "prelaunch" | "io-error" | "internal-error" | "watchdog"
+            | "suspended" => {
                 self.publish(Phase::Paused);
                 Ok(())
             }
@@ -128,6 +132,7 @@ impl Watcher {
     }
 
     async fn happened(&mut self, qmp: &mut Qmp, event: &Event) -> Result<(), Over> {
+        self.events.send_modify(|count| *count += 1);
         match event.name.as_str() {
             "SHUTDOWN" if self.end.is_none() => self.powered_off(qmp).await,
             "GUEST_PANICKED" => self.panicked(qmp).await,
@@ -159,7 +164,10 @@ impl Watcher {
             }
             tracing::warn!(workload = %self.id, ?reset, ?goes_on, "QEMU could not start the guest again");
         }
-        self.quit(qmp, End::Stopped).await
+        // QEMU says the same when it is told to quit.
+        let is_suspended = *self.intent.lock() == Intent::Suspend;
+        let end = if is_suspended { End::Suspended } else { End::Stopped };
+        self.quit(qmp, end).await
     }
 
     async fn panicked(&mut self, qmp: &mut Qmp) -> Result<(), Over> {
@@ -181,16 +189,18 @@ impl Watcher {
 
     async fn asked(&mut self, qmp: &mut Qmp, request: Request) -> Result<(), Over> {
         match request {
-            Request::Tell(command, answer) => {
-                let told = self.call(qmp, command, Value::Null).await?;
+            Request::Call(call) => {
+                let told = self
+                    .call_with(qmp, call.command, call.arguments, call.descriptor.as_ref())
+                    .await?;
                 // Before the event comes, which would look like news.
-                match command {
+                match call.command {
                     "stop" if told.is_ok() => drop(self.phase.send_replace(Phase::Paused)),
                     "cont" if told.is_ok() => drop(self.phase.send_replace(Phase::Running)),
                     _ => {}
                 }
                 // Who asked may have given up.
-                let _ = answer.send(told.map(|_| ()));
+                let _ = call.answer.send(told);
                 Ok(())
             }
             Request::Collect(answer) => {
@@ -236,7 +246,17 @@ impl Watcher {
 
     /// The inner error is QEMU's refusal.
     async fn call(&self, qmp: &mut Qmp, command: &str, arguments: Value) -> Result<Result<Value, String>, Over> {
-        match qmp.call(command, arguments).await {
+        self.call_with(qmp, command, arguments, None).await
+    }
+
+    async fn call_with(
+        &self,
+        qmp: &mut Qmp,
+        command: &str,
+        arguments: Value,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<Result<Value, String>, Over> {
+        match qmp.call_with(command, arguments, descriptor).await {
             Ok(value) => Ok(Ok(value)),
             Err(Failure::Refused(why)) => Ok(Err(why)),
             Err(Failure::Lost(error)) => {
@@ -268,6 +288,7 @@ impl Watcher {
         let end = match self.end.take() {
             Some(end) => end,
             None if intent == Intent::Stop => End::Stopped,
+            None if intent == Intent::Suspend => End::Suspended,
             None => End::Failed { reason: self.why(code) },
         };
         if let Some(group) = &self.group
@@ -277,12 +298,13 @@ impl Watcher {
         }
         match &end {
             End::Stopped => tracing::info!(workload = %self.id, "machine stopped"),
+            End::Suspended => tracing::info!(workload = %self.id, "machine suspended"),
             End::Failed { reason } => tracing::warn!(workload = %self.id, reason, "machine failed"),
         }
         record::write(&self.dir, &Record::ended(self.id, end.clone()));
         let _ = std::fs::remove_file(self.dir.join(MONITOR));
         self.phase.send_replace(Phase::Ended(end));
-        if intent != Intent::Stop {
+        if !matches!(intent, Intent::Stop | Intent::Suspend) {
             self.tell_everybody();
         }
     }

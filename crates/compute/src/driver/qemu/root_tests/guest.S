@@ -1,5 +1,5 @@
-# A guest in one boot sector: greets on the serial port, powers off when its power button is pressed or when the second
-# sector of its disk begins with E, and reports a panic when that begins with P.
+# A guest in one boot sector: greets on the serial port, lets go of devices that it is asked for, powers off when its power
+# button is pressed or when the second sector of its disk begins with E, and reports a panic when that begins with P.
 # `guest.bin` is made of it by: as --32 guest.S -o guest.o && objcopy -O binary -j .text guest.o guest.bin
 	.code16
 	.text
@@ -8,6 +8,9 @@
 	.equ PM1_ENABLE, 0x602
 	.equ PM1_CONTROL, 0x604
 	.equ PVPANIC, 0x505
+	.equ HOT_DOWN, 0xcc4		# where QEMU's q35 says which devices shall go,
+	.equ HOT_EJECT, 0xcc8		# is told that they may,
+	.equ HOT_SELECT, 0xcd0		# and behind which bridge
 start:
 	cli
 	xorw %ax, %ax
@@ -42,6 +45,21 @@ loop:
 	inw %dx, %ax
 	testb $1, %ah
 	jnz off
+	xorl %ebx, %ebx
+bridge:
+	movl %ebx, %eax
+	movw $HOT_SELECT, %dx
+	outl %eax, %dx
+	movw $HOT_DOWN, %dx
+	inl %dx, %eax
+	testl %eax, %eax
+	jz stays
+	movw $HOT_EJECT, %dx
+	outl %eax, %dx
+stays:
+	incl %ebx
+	cmpb $4, %bl
+	jne bridge
 	movb $0x42, %ah			# read sector 1 to 0x8000
 	movb (0x7e00), %dl
 	movw $(0x7c00 + packet - start), %si

@@ -1,4 +1,4 @@
-//! An empty disk image, as snapshots of machines that have no disk.
+//! Empty disk images: what copies are written into, and snapshots of machines that have no disk.
 
 /// Bytes of a cluster, as a power of two: QEMU's default.
 const CLUSTER_BITS: u32 = 16;

@@ -1,0 +1,176 @@
+//! What QEMU does beyond power: the bytes of copies, disks that are swapped and grow, booting from another disk.
+
+use super::*;
+
+/// The bytes of an image as its guest sees them.
+fn content(image: &std::path::Path) -> Vec<u8> {
+    let raw = image.with_extension("raw");
+    let status = std::process::Command::new("qemu-img")
+        .args(["convert", "-O", "raw"])
+        .args([image, &raw])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    fs::read(raw).unwrap()
+}
+
+#[tokio::test]
+async fn a_snapshot_stands_alone_and_boots() {
+    let fixture = Fixture::new().await;
+    let workload = fixture.workload().await;
+    let id = workload.id;
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.prints(id, "the guest is up").await;
+    let running = fixture.image(id).with_file_name("running.qcow2");
+    fixture.driver.snapshot(&workload, &running).await.unwrap();
+    fixture.driver.stop(id, None).await.unwrap();
+    let stopped = running.with_file_name("stopped.qcow2");
+    fixture.driver.snapshot(&workload, &stopped).await.unwrap();
+    let bytes = content(&running);
+    assert_eq!(bytes.len() as u64, 8 * MIB);
+    assert_eq!(&bytes[..512], &GUEST[..512]);
+    assert!(bytes == content(&stopped), "both ways copy the same");
+
+    let mut again = fixture.workload().await;
+    if let Root::Disk { base, format, .. } = &mut again.root {
+        (*base, *format) = (running, DiskFormat::Qcow2);
+    }
+    fixture.driver.start(&again).await.unwrap();
+    fixture.prints(again.id, "the guest is up").await;
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn a_disk_is_swapped_and_grows() {
+    let fixture = Fixture::new().await;
+    let workload = fixture.workload().await;
+    let id = workload.id;
+    fixture.driver.start(&workload).await.unwrap();
+    let (old, new) = (fixture.volume(), fixture.volume());
+    let DiskSource::File { path, .. } = &new.source else {
+        unreachable!()
+    };
+    fs::write(path, vec![0; 4 * MIB as usize]).unwrap();
+    fixture.driver.attach_disk(id, &old).await.unwrap();
+    fixture.driver.swap_disk(id, old.id, &new).await.unwrap();
+    fixture.driver.swap_disk(id, old.id, &new).await.unwrap();
+    assert!(
+        fs::read(path).unwrap().iter().all(|byte| *byte == b'v'),
+        "it was copied"
+    );
+    let usage = fixture.driver.usage(id).await.unwrap();
+    let disks: Vec<Uuid> = usage.disks.iter().map(|disk| disk.id).collect();
+    assert_eq!(disks, [id, new.id]);
+
+    fixture.driver.grow_disk(id, new.id, 6 * MIB).await.unwrap();
+    assert_eq!(fs::metadata(path).unwrap().len(), 6 * MIB);
+
+    // Its device has the first disk's name; memory finds the same board again.
+    let mut workload = workload;
+    workload.disks.push(new.clone());
+    fixture.driver.suspend(id).await.unwrap();
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.driver.detach_disk(id, new.id).await.unwrap();
+    let nodes = fixture.machine(id).await;
+    let nodes = nodes
+        .ask("query-named-block-nodes", serde_json::json!({ "flat": true }))
+        .await
+        .unwrap();
+    assert_eq!(
+        nodes.as_array().unwrap().len(),
+        4,
+        "only those of the root are left: {nodes}"
+    );
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn memory_is_not_used_with_other_disks() {
+    let fixture = Fixture::new().await;
+    let mut workload = fixture.workload().await;
+    let id = workload.id;
+    let disk = fixture.volume();
+    workload.disks.push(disk.clone());
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.driver.suspend(id).await.unwrap();
+    workload.disks.clear();
+    let error = fixture.driver.start(&workload).await.unwrap_err();
+    assert!(error.to_string().contains("gone"), "{error}");
+    let more = fixture.volume();
+    workload.disks = vec![more.clone(), disk];
+    fixture.driver.start(&workload).await.unwrap();
+    let usage = fixture.driver.usage(id).await.unwrap();
+    assert!(
+        usage.disks.iter().any(|one| one.id == more.id),
+        "what came meanwhile is attached"
+    );
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn it_boots_from_a_volume_and_from_a_rescue_disk() {
+    let fixture = Fixture::new().await;
+    let mut workload = fixture.workload().await;
+    let root = std::mem::replace(&mut workload.root, Root::Attached);
+    let error = fixture.driver.start(&workload).await.unwrap_err();
+    assert!(error.to_string().contains("no disk to boot from"), "{error}");
+
+    let mut volume = fixture.volume();
+    volume.boot_index = Some(0);
+    let DiskSource::File { path, .. } = &volume.source else {
+        unreachable!()
+    };
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .write_all_at(GUEST, 0)
+        .unwrap();
+    workload.disks.push(volume.clone());
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.prints(workload.id, "the guest is up").await;
+    let error = fixture.driver.snapshot(&workload, path).await.unwrap_err();
+    assert!(matches!(error, DriverError::Unsupported { .. }));
+    fixture.driver.stop(workload.id, None).await.unwrap();
+
+    // A disk that does not boot is mended from one that does.
+    fs::write(path, vec![0; 4 * MIB as usize]).unwrap();
+    workload.rescue = Some(root);
+    let printed = fixture.driver.console(workload.id, 1 << 16).await.unwrap().len();
+    fixture.driver.start(&workload).await.unwrap();
+    let rescue = workload.dir.join(record::RESCUE);
+    assert!(rescue.exists());
+    for _ in 0..400 {
+        let console = fixture.driver.console(workload.id, 1 << 16).await.unwrap();
+        if String::from_utf8_lossy(&console[printed..]).contains("the guest is up") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let console = fixture.driver.console(workload.id, 1 << 16).await.unwrap();
+    assert!(String::from_utf8_lossy(&console[printed..]).contains("the guest is up"));
+    fixture.driver.stop(workload.id, None).await.unwrap();
+    workload.rescue = None;
+    fixture.driver.start(&workload).await.unwrap();
+    assert!(!rescue.exists(), "a rescue disk is used once");
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn a_bigger_flavor_has_a_bigger_disk() {
+    let fixture = Fixture::new().await;
+    let mut workload = fixture.workload().await;
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.driver.stop(workload.id, None).await.unwrap();
+    for (asked, wanted) in [(16, 16), (8, 16)] {
+        if let Root::Disk { size_bytes, .. } = &mut workload.root {
+            *size_bytes = asked * MIB;
+        }
+        fixture.driver.start(&workload).await.unwrap();
+        let size = disk::size(&workload.dir.join(record::DISK)).unwrap();
+        assert_eq!(size, wanted * MIB, "asked for {asked} MiB");
+        fixture.prints(workload.id, "the guest is up").await;
+        fixture.driver.stop(workload.id, None).await.unwrap();
+    }
+    fixture.finish().await;
+}
