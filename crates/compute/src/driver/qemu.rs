@@ -30,6 +30,7 @@ mod qmp;
 mod record;
 #[cfg(test)]
 mod root_tests;
+mod session;
 mod snapshot;
 mod suspend;
 mod usage;
@@ -47,7 +48,7 @@ use madang_host::{
     Instance,
     acceleration::Probe,
     cgroup::{Group, Hierarchies},
-    workload::{Disk, Driver, DriverError, Nic, State, Usage, Workload},
+    workload::{ConsoleKind, Disk, Driver, DriverError, Nic, Session, State, Usage, Workload},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, broadcast};
@@ -411,6 +412,11 @@ impl Driver for QemuDriver {
     async fn trigger_crash_dump(&self, id: Uuid) -> Result<(), DriverError> {
         let (_, machine) = self.running(id).ok_or_else(|| not_running(id))?;
         machine.ask("inject-nmi", serde_json::Value::Null).await.map(drop)
+    }
+
+    async fn open_console(&self, id: Uuid, kind: ConsoleKind) -> Result<Box<dyn Session>, DriverError> {
+        let (_, machine) = self.running(id).ok_or_else(|| not_running(id))?;
+        session::open(&machine, kind).await
     }
 
     async fn usage(&self, id: Uuid) -> Result<Usage, DriverError> {

@@ -1,21 +1,27 @@
 //! A running machine: one task talks to its QEMU, follows what happens to it and writes down how it ended. Everybody else
 //! asks the task, or looks at the phase it publishes.
 
-use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use madang_host::{
     process::Process,
-    workload::{DriverError, State},
+    workload::{DriverError, Session, State},
 };
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
+    net::UnixStream,
     sync::{mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
 use uuid::Uuid;
 
-use super::{Host, record::End};
+use super::{Host, record::End, session::Serial};
 
 mod watcher;
 
@@ -65,7 +71,12 @@ enum Request {
     Call(Call),
     /// Collect console output.
     Collect(oneshot::Sender<()>),
+    /// Lead the serial line to a session.
+    Serial(oneshot::Sender<Result<Line, String>>),
 }
+
+/// The serial line, for as long as the second is held.
+type Line = (UnixStream, Arc<()>);
 
 /// A command for QEMU.
 struct Call {
@@ -80,6 +91,7 @@ struct Call {
 /// A QEMU process and the way to the task that watches it.
 pub(super) struct Machine {
     id: Uuid,
+    dir: PathBuf,
     process: Process,
     phase: watch::Receiver<Phase>,
     intent: Arc<Mutex<Intent>>,
@@ -105,11 +117,13 @@ impl Machine {
             requests: incoming,
             changes: host.changes.clone(),
             events: counter,
+            serial: None,
             end: None,
         };
         host.tasks.spawn_until_stopped(format!("vm-{id}"), watcher.run());
         Arc::new(Self {
             id,
+            dir: dir.to_owned(),
             process,
             phase: published,
             intent,
@@ -232,6 +246,25 @@ impl Machine {
         if self.requests.send(Request::Collect(answer)).await.is_ok() {
             let _ = timeout(Duration::from_secs(2), wait).await;
         }
+    }
+
+    /// Leads the serial line to a session; one that was there before ends.
+    pub async fn open_serial(&self) -> Result<Box<dyn Session>, DriverError> {
+        let (answer, wait) = oneshot::channel();
+        let failed = |why: &str| DriverError::Host(format!("could not open the console of machine {}: {why}", self.id));
+        let gone = |_| failed("its QEMU has ended");
+        self.requests
+            .send(Request::Serial(answer))
+            .await
+            .map_err(|_| gone(()))?;
+        let line = wait.await.map_err(|_| gone(()))?;
+        let (stream, held) = line.map_err(|why| failed(&why))?;
+        let requests = self.requests.clone();
+        let over = move || {
+            // Only hurries what happens at the next collection anyway.
+            let _ = requests.try_send(Request::Collect(oneshot::channel().0));
+        };
+        Ok(Box::new(Serial::new(stream, self.dir.clone(), held, over)))
     }
 
     /// Presses the button, again and again, until the phase is as wanted. False when that takes longer than `grace`.

@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -17,11 +17,12 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Intent, Phase, Request};
+use super::{Intent, Line, Phase, Request};
 use crate::driver::qemu::{
     arguments, console,
     qmp::{Event, Failure, Qmp},
     record::{self, End, MONITOR, Record},
+    session,
 };
 
 /// QEMU's own complaints are cut beyond this; a guest may provoke them.
@@ -44,6 +45,8 @@ pub(super) struct Watcher {
     pub requests: mpsc::Receiver<Request>,
     pub changes: broadcast::Sender<Uuid>,
     pub events: watch::Sender<u64>,
+    /// Alive while a session has the serial line.
+    pub serial: Option<Weak<()>>,
     /// How it is ending, from the moment that is known until its process is gone.
     pub end: Option<End>,
 }
@@ -81,6 +84,11 @@ impl Watcher {
 
     async fn serve(&mut self, qmp: &mut Qmp) -> Over {
         if let Err(over) = self.take_stock(qmp).await {
+            return over;
+        }
+        if self.serial.is_none()
+            && let Err(over) = self.mend_serial(qmp).await
+        {
             return over;
         }
         let process = self.process.clone();
@@ -203,6 +211,11 @@ impl Watcher {
                 let _ = call.answer.send(told);
                 Ok(())
             }
+            Request::Serial(answer) => {
+                let line = self.lead_to_session(qmp).await?;
+                let _ = answer.send(line);
+                Ok(())
+            }
             Request::Collect(answer) => {
                 let collected = self.collect(qmp).await;
                 let _ = answer.send(());
@@ -213,6 +226,11 @@ impl Watcher {
 
     /// Moves console output from QEMU's memory into the file.
     async fn collect(&mut self, qmp: &mut Qmp) -> Result<(), Over> {
+        match &self.serial {
+            Some(held) if held.strong_count() > 0 => return Ok(()),
+            Some(_) => self.lead_to_memory(qmp).await?,
+            None => {}
+        }
         let arguments = json!({ "device": arguments::CONSOLE, "size": console::FETCH_BYTES, "format": "base64" });
         // No more than QEMU kept when we began: a guest that prints faster than we read must not hold us here.
         for _ in 0..console::RING_BYTES / console::FETCH_BYTES {
@@ -229,6 +247,48 @@ impl Watcher {
             }
         }
         Ok(())
+    }
+
+    /// Leads the serial line to a new session. What was printed before is kept.
+    async fn lead_to_session(&mut self, qmp: &mut Qmp) -> Result<Result<Line, String>, Over> {
+        self.collect(qmp).await?;
+        let (ours, theirs) = match session::pair() {
+            Ok(pair) => pair,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let name = json!({ "fdname": session::NAME });
+        if let Err(why) = self.call_with(qmp, "getfd", name, Some(&theirs)).await? {
+            return Ok(Err(why));
+        }
+        if let Err(why) = self.call(qmp, "chardev-change", session::to_socket()).await? {
+            return Ok(Err(why));
+        }
+        let held = Arc::new(());
+        self.serial = Some(Arc::downgrade(&held));
+        Ok(Ok((ours, held)))
+    }
+
+    /// After a session: QEMU keeps what is printed again.
+    async fn lead_to_memory(&mut self, qmp: &mut Qmp) -> Result<(), Over> {
+        self.serial = None;
+        if let Err(why) = self.call(qmp, "chardev-change", session::to_memory()).await? {
+            tracing::warn!(workload = %self.id, why, "its console output is lost from now on");
+        }
+        Ok(())
+    }
+
+    /// A session that madang's end took with it left the serial line in the air.
+    async fn mend_serial(&mut self, qmp: &mut Qmp) -> Result<(), Over> {
+        let devices = self.call(qmp, "query-chardev", Value::Null).await?.unwrap_or_default();
+        let line = devices
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|device| device["label"] == arguments::CONSOLE);
+        match line.and_then(|line| line["filename"].as_str()) {
+            Some(leads_to) if leads_to != "ringbuf" => self.lead_to_memory(qmp).await,
+            _ => Ok(()),
+        }
     }
 
     fn cut_errors(&self) {

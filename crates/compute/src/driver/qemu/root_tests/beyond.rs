@@ -157,6 +157,80 @@ async fn it_boots_from_a_volume_and_from_a_rescue_disk() {
 }
 
 #[tokio::test]
+async fn its_serial_line_leads_to_a_session_and_back() {
+    use tokio::io::AsyncReadExt;
+    let fixture = Fixture::new().await;
+    let workload = fixture.workload().await;
+    let id = workload.id;
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.prints(id, "the guest is up").await;
+    let mut first = fixture.driver.open_console(id, ConsoleKind::Serial).await.unwrap();
+    let mut second = fixture.driver.open_console(id, ConsoleKind::Serial).await.unwrap();
+    let mut seen = String::new();
+    first.read_to_string(&mut seen).await.unwrap();
+    assert_eq!(seen, "", "the second took over");
+
+    let machine = fixture.machine(id).await;
+    machine.ask("system_reset", serde_json::Value::Null).await.unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("the guest is up") {
+        second.read_buf(&mut seen).await.unwrap();
+    }
+    let kept = || async {
+        let console = fixture.driver.console(id, 1 << 16).await.unwrap();
+        String::from_utf8_lossy(&console).matches("the guest is up").count()
+    };
+    assert_eq!(kept().await, 2, "what passed is kept");
+    drop(second);
+    assert_eq!(kept().await, 2);
+    machine.ask("system_reset", serde_json::Value::Null).await.unwrap();
+    for _ in 0..400 {
+        if kept().await == 3 {
+            return fixture.finish().await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("what came after the session is lost");
+}
+
+#[tokio::test]
+async fn its_screen_shows_something() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let fixture = Fixture::new().await;
+    let workload = fixture.workload().await;
+    fixture.driver.start(&workload).await.unwrap();
+    fixture.prints(workload.id, "the guest is up").await;
+    let mut screen = fixture
+        .driver
+        .open_console(workload.id, ConsoleKind::Vnc)
+        .await
+        .unwrap();
+    let mut buffer = [0; 64];
+    screen.read_exact(&mut buffer[..12]).await.unwrap();
+    assert_eq!(&buffer[..12], b"RFB 003.008\n");
+    screen.write_all(b"RFB 003.008\n").await.unwrap();
+    screen.read_exact(&mut buffer[..2]).await.unwrap();
+    assert_eq!(buffer[..2], [1, 1], "no authentication");
+    screen.write_all(&[1]).await.unwrap();
+    screen.read_exact(&mut buffer[..4]).await.unwrap();
+    screen.write_all(&[1]).await.unwrap();
+    screen.read_exact(&mut buffer[..24]).await.unwrap();
+    let width = u16::from_be_bytes([buffer[0], buffer[1]]);
+    let name = u32::from_be_bytes([buffer[20], buffer[21], buffer[22], buffer[23]]);
+    screen.read_exact(&mut buffer[..name as usize]).await.unwrap();
+    // The first 16 lines, raw.
+    let mut ask = vec![3, 0, 0, 0, 0, 0];
+    ask.extend(width.to_be_bytes());
+    ask.extend([0, 16]);
+    screen.write_all(&ask).await.unwrap();
+    screen.read_exact(&mut buffer[..16]).await.unwrap();
+    let mut pixels = vec![0; 1024];
+    screen.read_exact(&mut pixels).await.unwrap();
+    assert!(width >= 640, "{width}");
+    fixture.finish().await;
+}
+
+#[tokio::test]
 async fn a_bigger_flavor_has_a_bigger_disk() {
     let fixture = Fixture::new().await;
     let mut workload = fixture.workload().await;
