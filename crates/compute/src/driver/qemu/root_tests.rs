@@ -296,7 +296,7 @@ async fn a_machine_has_no_rights_and_its_tap() {
     fixture.finish().await;
 }
 
-mod beyond;
+mod beyond_tests;
 
 #[tokio::test]
 async fn a_panic_is_told_with_its_reason() {
