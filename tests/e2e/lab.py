@@ -294,9 +294,9 @@ class Madang:
 
     def cli(self, *arguments, **options):
         """Another subcommand of the binary on the same data directory."""
-        command, rest = arguments[0], arguments[1:]
         options.setdefault("env", self.environment())
-        return self.lab.run(self.binary, command, "--data-dir", self.data, *rest, **options)
+        options["env"] = {**options["env"], "MADANG_DATA_DIR": str(self.data)}
+        return self.lab.run(self.binary, *arguments, **options)
 
     def down(self):
         return self.cli("down")

@@ -4,9 +4,16 @@
 //! process starts; operators may override any of them by name.
 
 pub mod defaults;
+mod explain;
+mod file;
 mod parse;
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+pub use explain::Step;
+pub use file::{FileError, LARGEST_FILE};
 
 use crate::Subject;
 
@@ -89,10 +96,39 @@ pub struct PolicyError {
 /// `[("project_id", "p1"), ("user_id", "u1")]`.
 pub type Target<'a> = [(&'a str, &'a str)];
 
-/// All rules.
+/// All rules: the defaults of every domain, and over them what the operator's file says. Clones share the latter.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     rules: HashMap<Cow<'static, str>, Check>,
+    services: HashMap<Cow<'static, str>, &'static str>,
+    overrides: Arc<ArcSwap<file::Overrides>>,
+}
+
+/// Where a rule is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A domain's default.
+    Default,
+    /// The operator's file.
+    File {
+        /// Where it stands, from 1.
+        line: usize,
+    },
+}
+
+/// A rule as people read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The service whose rule it is; empty for those that all of them refer to and those that only the file has.
+    pub service: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The check that holds now.
+    pub check: String,
+    /// Where that is from.
+    pub source: Source,
+    /// The default that it stands over.
+    pub default: Option<String>,
 }
 
 impl Policy {
@@ -101,6 +137,75 @@ impl Policy {
         let mut policy = Self::default();
         policy.register(BASE_RULES);
         policy
+    }
+
+    /// As [`Policy::register`], noting whose rules they are: `compute`.
+    pub fn register_for(&mut self, service: &'static str, defaults: &[(&'static str, &'static str)]) {
+        self.register(defaults);
+        for (name, _) in defaults {
+            self.services.entry(Cow::Borrowed(*name)).or_insert(service);
+        }
+    }
+
+    /// Takes what an operator's file says in place of what it said before. How many rules it has.
+    ///
+    /// # Errors
+    /// The first mistake, with its line; everything stays as it was.
+    pub fn override_with(&self, text: &str) -> Result<usize, FileError> {
+        let overrides = file::read(text, self)?;
+        let count = overrides.len();
+        self.overrides.store(Arc::new(overrides));
+        Ok(count)
+    }
+
+    /// The names that the operator's file has and no service knows: helpers of its own, or misspelt.
+    pub fn unknown_overrides(&self) -> Vec<String> {
+        let overrides = self.overrides.load();
+        let known = |name: &String| self.rules.contains_key(name.as_str());
+        let mut unknown: Vec<String> = overrides.keys().filter(|name| !known(name)).cloned().collect();
+        // One that another rule of the file refers to is a helper.
+        unknown.retain(|name| {
+            !overrides
+                .values()
+                .any(|rule| rule.check.refers_to().contains(&name.as_str()))
+        });
+        unknown.sort();
+        unknown
+    }
+
+    /// Every rule, by service and name.
+    pub fn list(&self) -> Vec<Listed> {
+        let overrides = self.overrides.load();
+        let mut names: Vec<&str> = self.names().chain(overrides.keys().map(String::as_str)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let listed = names.into_iter().filter_map(|name| {
+            let (check, source) = self.find(name)?;
+            Some(Listed {
+                service: self.services.get(name).copied().unwrap_or_default(),
+                name: name.to_owned(),
+                check: check.to_string(),
+                default: self
+                    .default_of(name)
+                    .filter(|_| source != Source::Default)
+                    .map(ToString::to_string),
+                source,
+            })
+        });
+        let mut listed: Vec<Listed> = listed.collect();
+        listed.sort_by_key(|rule| rule.service);
+        listed
+    }
+
+    fn default_of(&self, name: &str) -> Option<&Check> {
+        self.rules.get(name)
+    }
+
+    fn find(&self, name: &str) -> Option<(Check, Source)> {
+        if let Some(rule) = self.overrides.load().get(name) {
+            return Some((rule.check.clone(), Source::File { line: rule.line }));
+        }
+        Some((self.default_of(name)?.clone(), Source::Default))
     }
 
     /// Adds a domain's defaults: name and rule.
@@ -143,6 +248,9 @@ impl Policy {
         let Some(depth) = depth.checked_sub(1) else {
             return false;
         };
+        if let Some(rule) = self.overrides.load().get(rule) {
+            return self.holds(&rule.check, subject, target, depth);
+        }
         self.rules
             .get(rule)
             .is_some_and(|check| self.holds(check, subject, target, depth))
@@ -165,6 +273,18 @@ impl Policy {
             Check::Not(inner) => !self.holds(inner, subject, target, depth),
             Check::All(checks) => checks.iter().all(|check| self.holds(check, subject, target, depth)),
             Check::Any(checks) => checks.iter().any(|check| self.holds(check, subject, target, depth)),
+        }
+    }
+}
+
+impl Check {
+    /// The names of the rules that it asks.
+    fn refers_to(&self) -> Vec<&str> {
+        match self {
+            Self::Rule(name) => vec![name],
+            Self::Not(inner) => inner.refers_to(),
+            Self::All(checks) | Self::Any(checks) => checks.iter().flat_map(Self::refers_to).collect(),
+            Self::Always | Self::Never | Self::Role(_) | Self::Equals(..) => Vec::new(),
         }
     }
 }

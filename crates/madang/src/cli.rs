@@ -30,6 +30,9 @@ pub enum Command {
     Restore(Backup),
     /// Show who did what, when, from where and with which result
     Audit(Audit),
+    /// Say what is allowed, and why
+    #[command(subcommand)]
+    Policy(Policy),
     /// Make guest images
     #[command(subcommand)]
     Image(Image),
@@ -118,6 +121,59 @@ pub struct Audit {
     /// A table, or one JSON object per line
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// `madang policy`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Show every rule: what holds, whether it differs from the default, what it decides
+    List(PolicyList),
+    /// Ask a rule about somebody, and show each check that led to the answer
+    Check(PolicyCheck),
+}
+
+/// `madang policy list`.
+#[derive(Debug, Args)]
+pub struct PolicyList {
+    #[command(flatten)]
+    pub place: Place,
+    /// Only this service's, such as `compute`
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only those that the file overrides
+    #[arg(long)]
+    pub changed: bool,
+    /// The operator's file [default: policy.yaml or policy.json in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// `madang policy check`.
+#[derive(Debug, Args)]
+pub struct PolicyCheck {
+    #[command(flatten)]
+    pub place: Place,
+    /// The rule, such as `os_compute_api:servers:create`
+    #[arg(long, value_name = "RULE")]
+    pub rule: String,
+    /// Who asks, by name or id
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// What the token is for, by name or id
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// The token is for the whole deployment
+    #[arg(long, conflicts_with = "project")]
+    pub system: bool,
+    /// Roles of somebody made up, instead of those of a user of the running cloud; repeatable
+    #[arg(long, value_name = "ROLE")]
+    pub role: Vec<String>,
+    /// A field of what is asked about; repeatable. Without any, it is the caller's own
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub target: Vec<String>,
+    /// The operator's file [default: policy.yaml or policy.json in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// How something is printed.

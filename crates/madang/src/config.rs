@@ -29,6 +29,8 @@ pub struct Config {
     pub simulated_hosts: u32,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The operator's policy; none for the data directory's.
+    pub policy_file: Option<PathBuf>,
     pub tls: Tls,
     pub audit: Audit,
     pub network: Network,
@@ -121,6 +123,7 @@ impl Default for Config {
             region: "RegionOne".to_owned(),
             simulated_hosts: 0,
             trusted_proxies: Vec::new(),
+            policy_file: None,
             tls: Tls::default(),
             audit: Audit::default(),
             network: Network::default(),

@@ -15,6 +15,7 @@ mod doctor;
 mod down;
 mod images;
 mod logs;
+mod policy;
 mod ranges;
 mod status;
 mod up;
@@ -52,6 +53,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::ContainerShim(shim) => return Ok(madang_container::shim_main(shim.arguments)),
         Command::Config => print!("{}", config::EXAMPLE),
+        Command::Policy(command) => {
+            logs::start_shown();
+            runtime()?.block_on(policy::run(command))?;
+        }
         Command::Image(image) => {
             logs::start_shown();
             runtime()?.block_on(images::run(image))?;

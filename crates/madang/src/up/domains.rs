@@ -10,7 +10,7 @@ use madang_compute::console::LocalConsoles;
 use madang_control::TaskGroup;
 use madang_host::workload::Driver;
 use madang_http::{Health, Metrics};
-use madang_identity::{Identity, Policy, catalog::rules::CatalogEntry};
+use madang_identity::{Identity, catalog::rules::CatalogEntry};
 use madang_image::Library;
 use madang_network::SeedOptions;
 use madang_store::{Backend, Sqlite, SqliteOptions, Store, StoreBuilder};
@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     credentials::{Credentials, Endpoint},
     data_dir::DataDir,
+    policy,
     ranges::{self, Registry},
 };
 
@@ -116,7 +117,9 @@ impl Cloud {
         let store = builder.open(backend).await.context("could not read the store")?;
 
         let options = madang_identity::Options::new(data.join("keys"));
-        let identity = Identity::open(store.clone(), policy(), options)
+        let (rules, file) = (policy::defaults(), policy::file(data, config.policy_file.as_deref()));
+        policy::read(&rules, &file).context("could not use the policy file")?;
+        let identity = Identity::open(store.clone(), rules, options)
             .await
             .context("could not open identity")?;
         let begin = madang_identity::Bootstrap {
@@ -135,6 +138,7 @@ impl Cloud {
             .map_err(said)
             .context("could not write the catalog")?;
         identity.start(group);
+        policy::watch(Arc::clone(identity.policy()), file, group);
         first_networks(&store, config, instance, begun).await?;
         madang_scheduler::control::run(&store, group);
         madang_compute::flavor::seed::seed(&store)
@@ -247,18 +251,6 @@ async fn first_networks(
         .await
         .context("could not make the first networks")?;
     Ok(())
-}
-
-/// Every domain's defaults.
-fn policy() -> Policy {
-    let mut policy = Policy::new();
-    policy.register(madang_identity::POLICY);
-    policy.register(madang_audit::api::POLICY);
-    policy.register(madang_scheduler::api::POLICY);
-    policy.register(madang_image::api::POLICY);
-    policy.register(madang_network::POLICY);
-    policy.register(madang_compute::api::POLICY);
-    policy
 }
 
 fn catalog(endpoint: &Endpoint) -> Vec<CatalogEntry> {
