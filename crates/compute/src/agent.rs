@@ -10,6 +10,7 @@ mod heartbeat;
 mod orphans;
 mod plan;
 mod slots;
+mod steps;
 mod workload;
 
 use std::{
@@ -25,7 +26,7 @@ use madang_host::{
     instance::UidRange,
     workload::{Driver, DriverError, State},
 };
-use madang_image::Cache;
+use madang_image::{Cache, Intake};
 use madang_network::Port;
 use madang_store::{Key, Resource, Store, StoreError};
 use tokio::sync::broadcast;
@@ -58,6 +59,8 @@ pub struct AgentOptions {
     pub drivers: BTreeMap<String, Arc<dyn Driver>>,
     /// Image bytes as local files.
     pub images: Arc<dyn Cache>,
+    /// Takes files as the bytes of images.
+    pub intake: Arc<dyn Intake>,
 }
 
 /// What workloads stand on.
@@ -199,7 +202,7 @@ impl Agent {
         let seen = driver.state(server.metadata.uid).await?;
         match plan::plan(&server, &seen) {
             Step::Nothing => Ok(Next::Done),
-            Step::Start => self.start(&server, driver).await,
+            Step::Start => self.start_as(&server, driver, filing::active).await,
             Step::Stop => {
                 driver.stop(server.metadata.uid, Some(GRACE)).await?;
                 self.record(&server, filing::stopped).await
@@ -212,6 +215,20 @@ impl Agent {
                 self.act(&server, driver.resume(server.metadata.uid).await, filing::active)
                     .await
             }
+            Step::Suspend => {
+                self.act(&server, driver.suspend(server.metadata.uid).await, filing::suspended)
+                    .await
+            }
+            Step::Rebuild => self.rebuild(&server, driver).await,
+            Step::Rescue => self.rescue(&server, driver).await,
+            Step::Unrescue => self.unrescue(&server, driver).await,
+            Step::Snapshot(snapshot) => self.snapshot(&server, driver, &snapshot).await,
+            Step::Shelve => self.shelve(&server, driver, &seen).await,
+            Step::Offload => self.offload(&server, driver).await,
+            Step::Discard(image) => self.discard(&server, &image).await,
+            Step::Leave => self.leave(&server, driver).await,
+            Step::Arrive => self.arrive(&server, driver).await,
+            Step::Return => self.come_back(&server, driver).await,
             Step::Reboot { hard } => self.reboot(&server, driver, &seen, hard).await,
             Step::Record(phase) => self.record(&server, |server| filing::reached(server, phase)).await,
             Step::GuestOff => {
@@ -239,7 +256,13 @@ impl Agent {
         })?)
     }
 
-    async fn start(&self, server: &Resource<Server>, driver: &Arc<dyn Driver>) -> Result<Next, AgentError> {
+    /// Starts it once its ports are wired, and writes what it is then.
+    async fn start_as(
+        &self,
+        server: &Resource<Server>,
+        driver: &Arc<dyn Driver>,
+        change: fn(&mut Resource<Server>),
+    ) -> Result<Next, AgentError> {
         let ports = workload::ports(&self.store, server);
         if let Some(next) = self.wait_for(server, &ports).await? {
             return Ok(next);
@@ -252,7 +275,14 @@ impl Agent {
         match started {
             Ok(()) => {
                 info!(server = server.name(), driver = driver.name(), "started");
-                self.record(server, filing::active).await
+                let base = self.base_to_keep(server).await;
+                self.record(server, |server| {
+                    if let Some(base) = &base {
+                        server.status.base = Some(base.clone());
+                    }
+                    change(server);
+                })
+                .await
             }
             Err(error) => self.give_up_or_retry(server, error).await,
         }
@@ -370,21 +400,24 @@ impl Agent {
         }
     }
 
+    async fn remove_directory(&self, server: &Resource<Server>) -> Result<(), AgentError> {
+        let Some(ground) = &self.options.ground else {
+            return Ok(());
+        };
+        let path = ground.directory.join(server.metadata.uid.to_string());
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(AgentError::Remove { path, source }),
+            _ => Ok(()),
+        }
+    }
+
     /// The end of a server: its workload, its directory, then the finalizer that held it.
     async fn end(&self, server: &Resource<Server>) -> Result<Next, AgentError> {
         let id = server.metadata.uid;
         if let Some(driver) = self.options.drivers.get(&server.spec.driver) {
             driver.remove(id).await?;
         }
-        if let Some(ground) = &self.options.ground {
-            let path = ground.directory.join(id.to_string());
-            match tokio::fs::remove_dir_all(&path).await {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(AgentError::Remove { path, source });
-                }
-                _ => {}
-            }
-        }
+        self.remove_directory(server).await?;
         self.slots.free(server);
         self.modify(server, |server| {
             server.metadata.finalizers.retain(|f| f != AGENT_FINALIZER)

@@ -17,7 +17,9 @@ use madang_store::{ErrorKind, Store, StoreError};
 
 pub use policy::POLICY;
 
-use crate::{aggregate, console::Consoles, flavor, group, keypair, quota, server};
+use crate::{
+    aggregate, console::Consoles, flavor, group, keypair, quota, reach::Reach, server, server::control::Options,
+};
 
 /// The newest microversion spoken.
 pub const NEWEST: Microversion = Microversion(2, 96);
@@ -31,6 +33,10 @@ pub struct ComputeApi {
     pub store: Store,
     /// Where console output is read from.
     pub consoles: Arc<dyn Consoles>,
+    /// The drivers of this process's hosts, for calls that are answered at once.
+    pub reach: Reach,
+    /// What the operator chose.
+    pub options: Options,
 }
 
 /// The router, to be nested at `/compute`. `authenticate` wraps the part that needs a token.
@@ -77,7 +83,20 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/servers/{id}/os-security-groups",
             get(server::interfaces::security_groups),
         )
-        .route("/servers/{id}/os-volume_attachments", get(server::interfaces::volumes));
+        .route("/servers/{id}/os-volume_attachments", get(server::interfaces::volumes))
+        .route(
+            "/servers/{id}/os-server-password",
+            get(server::password::show).delete(server::password::clear),
+        )
+        .route("/servers/{id}/migrations", get(server::api::migrations::of_server))
+        .route(
+            "/servers/{id}/migrations/{migration}",
+            get(server::api::migrations::show).delete(server::api::migrations::abort),
+        )
+        .route(
+            "/servers/{id}/migrations/{migration}/action",
+            post(server::api::migrations::act),
+        );
     let sizes = Router::new()
         .route("/flavors", get(flavor::api::list).post(flavor::api::create))
         .route("/flavors/detail", get(flavor::api::detail))
@@ -109,7 +128,9 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/os-keypairs/{name}",
             get(keypair::api::show).delete(keypair::api::delete),
         );
-    let operations = Router::new().route("/extensions", get(versions::extensions));
+    let operations = Router::new()
+        .route("/os-migrations", get(server::api::migrations::list))
+        .route("/extensions", get(versions::extensions));
     let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
     let v21 = microversions.wrap(authenticated.merge(Router::new().route("/", any(versions::v21))));

@@ -5,9 +5,10 @@
 
 pub mod api;
 
-use madang_scheduler::GroupPolicy;
-use madang_store::{Delta, Kind, Op, StoreError, Tx};
+use madang_scheduler::{ClaimGroup, GroupPolicy};
+use madang_store::{Delta, Kind, Op, Store, StoreError, Tx};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::quota;
 
@@ -61,6 +62,17 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, ServerGroup>) -> Result<(), Stor
     tx.add(project, quota::COUNTERS, vec![delta(limit)]);
     tx.add(project, &quota::user_counters(user), vec![delta(of_user.flatten())]);
     Ok(())
+}
+
+/// What a group wants of the host of one more member; none without a group, or when it is gone.
+pub(crate) fn claim_group(store: &Store, id: Option<Uuid>) -> Option<ClaimGroup> {
+    let id = id?;
+    let group = store.cache::<ServerGroup>().by_name(&id.to_string())?;
+    Some(ClaimGroup {
+        id,
+        policy: group.spec.policy,
+        max_server_per_host: None,
+    })
 }
 
 /// The counter record of a group's members, in its project.

@@ -11,6 +11,7 @@ pub mod guest_data;
 pub mod keypair;
 pub mod metadata_service;
 pub mod quota;
+pub mod reach;
 pub mod server;
 
 use madang_scheduler::Claim;
@@ -21,12 +22,13 @@ pub use flavor::{Flavor, FlavorSpec, FlavorStatus};
 pub use group::{ServerGroup, ServerGroupSpec, ServerGroupStatus};
 pub use keypair::{Keypair, KeypairSpec, KeypairStatus};
 pub use quota::Quota;
-pub use server::{Fault, Phase, Power, Server, ServerKey, ServerSpec, ServerStatus};
+pub use server::{Action, Departed, Fault, Migration, Phase, Power, Server, ServerKey, ServerSpec, ServerStatus};
 
 /// Makes the kinds of this crate and their rules known.
 pub fn register(store: &mut StoreBuilder) {
     store.kind::<Flavor>().kind::<Keypair>().kind::<Quota>();
     store.rule::<Aggregate>(aggregate::rules::admit);
+    store.kind::<Action>().kind::<Departed>().kind::<Migration>();
     store.rule::<ServerGroup>(group::admit);
     store.rule::<Server>(server::rules::admit);
     store.rule::<Server>(quota::count_user);

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use madang_network::{MetadataSource, Port};
 use madang_store::{Resource, Store};
 
-use crate::{Server, guest_data::GuestData};
+use crate::{Server, guest_data::GuestData, server::password};
 
 /// The metadata service over the store.
 pub struct MetadataService {
@@ -21,16 +21,45 @@ impl MetadataService {
         Self { store }
     }
 
+    /// Keeps the password that a guest posts: once, as Nova does.
+    async fn take_password(&self, port: &Resource<Port>, body: &[u8]) -> StatusCode {
+        let server = self.store.cache::<Server>().by_name(&port.spec.device_id);
+        let (Some(server), Ok(text)) = (server, std::str::from_utf8(body)) else {
+            return StatusCode::BAD_REQUEST;
+        };
+        if text.len() > password::MAX_BYTES {
+            return StatusCode::BAD_REQUEST;
+        }
+        match password::post(&self.store, &server, text.trim()).await {
+            Ok(true) => StatusCode::OK,
+            Ok(false) => StatusCode::CONFLICT,
+            Err(error) => {
+                tracing::warn!(server = server.name(), %error, "could not keep a guest's password");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
     fn document(&self, port: &Resource<Port>, path: &str) -> Option<crate::guest_data::Document> {
         let server: Arc<Resource<Server>> = self.store.cache::<Server>().by_name(&port.spec.device_id)?;
         GuestData::read(&self.store, server).document(path)
     }
 }
 
+/// Whether a path is where guests post their password.
+fn is_password(path: &str) -> bool {
+    let mut parts = path.trim_matches('/').split('/');
+    parts.next() == Some("openstack") && parts.nth(1) == Some("password") && parts.next().is_none()
+}
+
 #[async_trait]
 impl MetadataSource for MetadataService {
     async fn answer(&self, port: Arc<Resource<Port>>, request: Request<Bytes>) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
+        if request.method() == Method::POST && is_password(request.uri().path()) {
+            *response.status_mut() = self.take_password(&port, request.body()).await;
+            return response;
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             return response;

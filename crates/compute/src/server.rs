@@ -9,13 +9,21 @@
 //!                 └────────────────────────────────────────────────►   ▲  └────► Paused
 //!  delete: marked; the agent of its host ends the workload and drops the finalizer; without a host there is none
 //! ```
+//! Beside this, [`asked`]: suspended, rescued, rebuilt, moved to another size or host, put on the shelf and taken off it.
 //! `spec` says what was asked (power, reboots), the agent brings `status.phase` there. Nova's `vm_state`, `task_state`
 //! and `power_state` are views of both ([`state`]). A restart finds the phase and what the driver sees, and goes on.
 
+pub mod action;
 pub mod api;
+pub mod asked;
+pub mod control;
 pub mod create;
+pub mod departed;
 pub mod interfaces;
 pub mod metadata;
+pub mod migration;
+pub(crate) mod moves;
+pub mod password;
 pub mod rules;
 pub mod state;
 pub mod tags;
@@ -32,6 +40,12 @@ use madang_store::{Indexes, Kind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::{
+    action::{Action, ActionSpec, ActionStatus, Doing, Event},
+    asked::{Asked, Move, MoveKind, Rescue, Rotation, Shelf, Snapshot, Stage},
+    departed::{Departed, DepartedSpec, DepartedStatus},
+    migration::{Migration, MigrationSpec, MigrationStatus},
+};
 use crate::FlavorSpec;
 
 /// The finalizer under which a host's agent holds a server until its workload is gone.
@@ -119,6 +133,9 @@ pub struct ServerSpec {
     /// Where the user says it is reached, in IPv6. Said back, nothing more.
     #[serde(default)]
     pub access_ipv6: Option<Ipv6Addr>,
+    /// What is asked of it beyond power and reboots.
+    #[serde(default)]
+    pub asked: Asked,
 }
 
 /// A key as it was when the server was made.
@@ -143,6 +160,8 @@ pub enum Power {
     Off,
     /// Hold still, its memory kept.
     Paused,
+    /// Be off, its memory kept on the disk.
+    Suspended,
 }
 
 /// Nobody but who locked it (or an admin) may change it.
@@ -179,6 +198,43 @@ pub struct ServerStatus {
     /// How often the agent has tried to start it without success.
     #[serde(default)]
     pub attempts: u32,
+    /// The last rebuild that was done, of those asked for.
+    #[serde(default)]
+    pub rebuilds_done: u64,
+    /// What it was before it was scheduled or built again; none when it is new.
+    #[serde(default)]
+    pub before: Option<Phase>,
+    /// What its root stands on, from its first start on: the image may go or change its name.
+    #[serde(default)]
+    pub base: Option<Base>,
+    /// The image it came off the shelf with, until it runs; then the image goes.
+    #[serde(default)]
+    pub unshelved: Option<String>,
+    /// When it was soft-deleted.
+    #[serde(default)]
+    pub soft_deleted: Option<Timestamp>,
+    /// The password the guest made for itself, encrypted with its user's key. Written by what the guest posts.
+    #[serde(default)]
+    pub password: Option<String>,
+    /// The action under way, of those that are recorded.
+    #[serde(default)]
+    pub action: Option<Doing>,
+}
+
+/// The bytes that a root is a layer over, as the host's cache has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// SHA-512 in hex.
+    pub digest: String,
+    /// How many bytes.
+    pub size: u64,
+    /// The size of the disk that a guest sees, in bytes; none for what is not a disk.
+    #[serde(default)]
+    pub virtual_size: Option<u64>,
+    /// What the bytes are.
+    pub disk_format: madang_image::DiskFormat,
+    /// What they are wrapped in.
+    pub container_format: madang_image::ContainerFormat,
 }
 
 /// Where a server is on its way.
@@ -196,6 +252,18 @@ pub enum Phase {
     Stopped,
     /// Holds still.
     Paused,
+    /// Is off, its memory on the disk.
+    Suspended,
+    /// Runs from another root, to be mended.
+    Rescued,
+    /// Runs (or is off) in a new size or place, and waits for a word.
+    Resized,
+    /// Is off, its root kept in an image, too.
+    Shelved,
+    /// Is nowhere, its root kept in an image.
+    Offloaded,
+    /// Is off, and goes after a while unless it is wanted back.
+    SoftDeleted,
     /// Could not be what was asked; `fault` says why.
     Error,
 }
@@ -258,6 +326,7 @@ pub(crate) mod tests {
             is_disk_automatic: false,
             access_ipv4: None,
             access_ipv6: None,
+            asked: Asked::default(),
         };
         Resource::new(Metadata::with_id("p1"), spec)
     }

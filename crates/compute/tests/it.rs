@@ -1,6 +1,8 @@
 //! Servers from request to end: Nova's API over a real SQLite store, real rules and agents, and simulated hosts.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "it/actions.rs"]
+mod actions;
 #[path = "it/cloud.rs"]
 mod cloud;
 #[path = "it/groups.rs"]

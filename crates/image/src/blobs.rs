@@ -119,6 +119,11 @@ impl Blobs {
         &self.cache
     }
 
+    /// Where bytes on their way in are; swept when madang starts.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
     /// Where a blob is, if it is here.
     pub fn path(&self, digest: &str) -> PathBuf {
         self.root.join("blobs").join(digest)

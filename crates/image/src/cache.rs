@@ -80,6 +80,12 @@ pub trait Cache: Send + Sync {
     /// See [`CacheError`].
     async fn fetch(&self, image_id: &str) -> Result<CachedImage, CacheError>;
 
+    /// The bytes of a digest, whether an image names them still or not, checked as by [`Cache::fetch`].
+    ///
+    /// # Errors
+    /// When they are not here any more, or not what they were.
+    async fn held(&self, digest: &str, size: u64) -> Result<PathBuf, BlobError>;
+
     /// Lets go of all files but those with these digests. Call it with the digests that servers still stand on.
     ///
     /// # Errors
@@ -133,6 +139,10 @@ impl Cache for LocalCache {
             virtual_size: content.virtual_size,
             digest: content.sha512.clone(),
         })
+    }
+
+    async fn held(&self, digest: &str, size: u64) -> Result<PathBuf, BlobError> {
+        self.blobs.link(digest, size).await
     }
 
     async fn retain(&self, digests: &BTreeSet<String>) -> Result<(), BlobError> {

@@ -6,6 +6,7 @@ pub mod blobs;
 pub mod cache;
 mod format;
 pub mod image;
+mod intake;
 mod library;
 mod policy;
 pub mod tiny;
@@ -17,4 +18,5 @@ pub use image::{
     ContainerFormat, Content, DiskFormat, Image, ImageSpec, ImageState, ImageStatus, Member, MemberStatus, Visibility,
     is_visible, rules::register,
 };
+pub use intake::{Intake, IntakeError, LocalIntake};
 pub use library::{Library, LibraryError, MAX_IMAGE_BYTES};

@@ -41,6 +41,26 @@ pub enum LibraryError {
     Store(#[from] StoreError),
 }
 
+/// Removes the bytes of images that go, whoever deleted them: an owner's end, a rotation of backups.
+fn follow_ends(store: &Store, blobs: &Arc<Blobs>, tasks: &TaskGroup) {
+    let (blobs, tasks, named) = (Arc::clone(blobs), tasks.clone(), store.clone());
+    store.cache::<Image>().on_change(move |change| {
+        let gone = change
+            .new
+            .is_none()
+            .then(|| change.old.as_ref()?.status.content.clone())
+            .flatten();
+        let Some(content) = gone else { return };
+        let (blobs, store) = (Arc::clone(&blobs), named.clone());
+        tasks.spawn_until_stopped(format!("end of blob {}", content.sha512), async move {
+            if let Err(error) = blobs.remove_unnamed(&store, &content.sha512).await {
+                // Swept at the next start.
+                tracing::warn!(digest = content.sha512, %error, "could not remove the bytes of a deleted image");
+            }
+        });
+    });
+}
+
 impl Library {
     /// Opens the library over a store that [`crate::register`] took part in, with its bytes below `directory`
     /// (`DIR/images`). Takes back what a crash left half way: uploads that broke off are `queued` again, bytes that
@@ -62,6 +82,7 @@ impl Library {
         }
         blobs.sweep(&store).await?;
         let uploads = tasks.child("image uploads");
+        follow_ends(&store, &blobs, &uploads);
         Ok(Arc::new(Self {
             store,
             blobs,

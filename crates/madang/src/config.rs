@@ -4,10 +4,12 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
+use madang_compute::server::control::Options;
 use serde::Deserialize;
 
 use crate::cli;
@@ -35,7 +37,43 @@ pub struct Config {
     pub audit: Audit,
     pub network: Network,
     pub host: Host,
+    pub compute: Compute,
     pub log: Log,
+}
+
+/// Servers. Times in seconds.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compute {
+    pub resize_confirm_window: u64,
+    pub reclaim_instance_interval: u64,
+    /// Negative for never.
+    pub shelved_offload_time: i64,
+    pub keep_deleted: u64,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self {
+            resize_confirm_window: 0,
+            reclaim_instance_interval: 0,
+            shelved_offload_time: 0,
+            keep_deleted: 86_400,
+        }
+    }
+}
+
+impl Compute {
+    /// As compute takes them.
+    pub fn options(&self) -> Options {
+        Options {
+            resize_confirm_window: Duration::from_secs(self.resize_confirm_window),
+            reclaim_instance_interval: Duration::from_secs(self.reclaim_instance_interval),
+            shelved_offload_time: u64::try_from(self.shelved_offload_time).ok().map(Duration::from_secs),
+            keep_deleted: Duration::from_secs(self.keep_deleted),
+            ..Options::default()
+        }
+    }
 }
 
 /// Certificates to serve with.
@@ -128,6 +166,7 @@ impl Default for Config {
             audit: Audit::default(),
             network: Network::default(),
             host: Host::default(),
+            compute: Compute::default(),
             log: Log::default(),
         }
     }

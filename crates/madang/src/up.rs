@@ -104,9 +104,13 @@ async fn start(
     let (metrics, health) = (Metrics::new(), Health::new());
     watch_over(&health, &cloud.store, group);
     let recorder = trail(config, data, &metrics, group).await?;
-    let router = cloud.router(drivers.clone(), Arc::clone(&recorder), &metrics, &health);
+    let simulated = hosts::simulated(&cloud, config);
+    let reach = hosts::reach(config, &host, &drivers, &simulated);
+    let options = config.compute.options();
+    let router = cloud.router(reach, options.clone(), Arc::clone(&recorder), &metrics, &health);
     server.serve(Trail::new(recorder, &config.trusted_proxies).over(router), group);
-    hosts::start(&cloud, config, data, &host, drivers, group)?;
+    hosts::start(&cloud, config, data, &host, drivers, simulated, group)?;
+    madang_compute::server::control::run(&cloud.store, options, group);
     checks.pass("network");
     match seed::is_due(data) {
         false => checks.pass("images: tiny"),

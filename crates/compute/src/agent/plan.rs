@@ -3,10 +3,10 @@
 use madang_host::workload::State;
 use madang_store::Resource;
 
-use crate::server::{Phase, Power, Server};
+use crate::server::{Phase, Power, Server, Snapshot, Stage};
 
 /// One step towards what was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
     /// What is matches what was asked.
     Nothing,
@@ -18,11 +18,33 @@ pub(super) enum Step {
     Pause,
     /// Let it go on.
     Resume,
+    /// Write its memory to the disk and end it.
+    Suspend,
     /// Restart it.
     Reboot {
         /// Without asking the guest.
         hard: bool,
     },
+    /// Throw its root away, to build it from the image that is asked for now.
+    Rebuild,
+    /// Run it from another root.
+    Rescue,
+    /// Run it from its own root again.
+    Unrescue,
+    /// Copy its root into an image.
+    Snapshot(Snapshot),
+    /// Power it off and copy its root into the image of its shelf.
+    Shelve,
+    /// Take it off this host.
+    Offload,
+    /// Delete the image that it came off the shelf with.
+    Discard(String),
+    /// End it here, so that it can start in its new place.
+    Leave,
+    /// Start it in its new place, or in its old one again; off it stays off.
+    Arrive,
+    /// End it in its new place.
+    Return,
     /// Only the record is behind.
     Record(Phase),
     /// The guest ended by itself: that is what is asked from now on.
@@ -34,27 +56,89 @@ pub(super) enum Step {
 /// Decides the next step.
 pub(super) fn plan(server: &Resource<Server>, seen: &State) -> Step {
     let phase = server.status.phase;
+    let asked = &server.spec.asked;
+    match phase {
+        Phase::Scheduling | Phase::Offloaded => return Step::Nothing,
+        Phase::Building => return building(server, seen),
+        _ => {}
+    }
+    if let Some(step) = asked.stage().and_then(|stage| moving(stage, seen)) {
+        return step;
+    }
+    if asked.rebuilds > server.status.rebuilds_done {
+        return Step::Rebuild;
+    }
+    match (&asked.rescue, phase) {
+        (Some(_), Phase::Rescued) => return Step::Nothing,
+        (Some(_), _) => return Step::Rescue,
+        (None, Phase::Rescued) => return Step::Unrescue,
+        (None, _) => {}
+    }
     let wants_reboot = server.spec.reboots > server.status.reboots_done;
     match phase {
-        Phase::Scheduling => Step::Nothing,
-        Phase::Building => match seen {
-            // Started, and then we were cut off before writing it down.
-            State::Running { .. } => Step::Record(Phase::Active),
-            State::Paused => Step::Resume,
-            State::Suspended => Step::Start,
-            State::Failed { reason } => Step::Fail(reason.clone()),
-            State::Stopped { exit_code } if server.status.attempts > 0 => Step::Fail(ended_at_once(*exit_code)),
-            State::Stopped { .. } | State::Absent => Step::Start,
-        },
         // Only a hard reboot leads out of it.
         Phase::Error if wants_reboot && server.spec.is_hard_reboot => Step::Reboot { hard: true },
         Phase::Error => Step::Nothing,
-        Phase::Active | Phase::Stopped | Phase::Paused => settled(server, seen, wants_reboot),
+        Phase::Shelved => shelved(server),
+        Phase::SoftDeleted if server.spec.power == Power::On => Step::Start,
+        Phase::SoftDeleted => match seen {
+            State::Running { .. } | State::Paused => Step::Stop,
+            _ => Step::Nothing,
+        },
+        _ if asked.shelf.is_some() => Step::Shelve,
+        _ => settled(server, seen, wants_reboot),
+    }
+}
+
+fn building(server: &Resource<Server>, seen: &State) -> Step {
+    match seen {
+        // Started, and then we were cut off before writing it down.
+        State::Running { .. } => Step::Record(Phase::Active),
+        State::Paused => Step::Resume,
+        State::Suspended => Step::Start,
+        State::Failed { reason } => Step::Fail(reason.clone()),
+        State::Stopped { exit_code } if server.status.attempts > 0 => Step::Fail(ended_at_once(*exit_code)),
+        State::Stopped { .. } | State::Absent => Step::Start,
+    }
+}
+
+/// What a move wants here; none when it wants nothing and all else goes on.
+fn moving(stage: Stage, seen: &State) -> Option<Step> {
+    match (stage, seen) {
+        (Stage::Placing | Stage::Failed, _) => Some(Step::Nothing),
+        (Stage::Leaving, _) => Some(Step::Leave),
+        (Stage::Arriving | Stage::Returning, _) => Some(Step::Arrive),
+        (Stage::Reverting, _) => Some(Step::Return),
+        (Stage::Arrived, State::Stopped { .. } | State::Absent | State::Failed { .. }) => Some(Step::GuestOff),
+        (Stage::Arrived, _) => Some(Step::Nothing),
+    }
+}
+
+fn shelved(server: &Resource<Server>) -> Step {
+    match &server.spec.asked.shelf {
+        Some(shelf) if shelf.offload => Step::Offload,
+        Some(_) => Step::Nothing,
+        None => Step::Start,
     }
 }
 
 fn settled(server: &Resource<Server>, seen: &State, wants_reboot: bool) -> Step {
+    let step = powered(server, seen, wants_reboot);
+    if step != Step::Nothing {
+        return step;
+    }
+    if let Some(snapshot) = &server.spec.asked.snapshot {
+        return Step::Snapshot(snapshot.clone());
+    }
+    match &server.status.unshelved {
+        Some(image) if server.status.phase == Phase::Active => Step::Discard(image.clone()),
+        _ => Step::Nothing,
+    }
+}
+
+fn powered(server: &Resource<Server>, seen: &State, wants_reboot: bool) -> Step {
     let phase = server.status.phase;
+    let was_on = matches!(phase, Phase::Active | Phase::Paused | Phase::Suspended);
     match (server.spec.power, seen) {
         (Power::On, _) if wants_reboot => Step::Reboot {
             hard: server.spec.is_hard_reboot,
@@ -62,18 +146,21 @@ fn settled(server: &Resource<Server>, seen: &State, wants_reboot: bool) -> Step 
         (Power::On, State::Running { .. }) if phase == Phase::Active => Step::Nothing,
         (Power::On, State::Running { .. }) => Step::Record(Phase::Active),
         (Power::On, State::Paused) => Step::Resume,
-        (Power::On | Power::Paused, State::Failed { reason }) if phase != Phase::Stopped => Step::Fail(reason.clone()),
-        (Power::On | Power::Paused, _) if phase == Phase::Active || phase == Phase::Paused => match seen {
-            State::Running { .. } => Step::Pause,
-            State::Paused if phase == Phase::Paused => Step::Nothing,
-            State::Paused => Step::Record(Phase::Paused),
-            _ => Step::GuestOff,
-        },
-        (Power::On, _) => Step::Start,
-        (Power::Paused, _) => Step::GuestOff,
-        (Power::Off, State::Running { .. } | State::Paused) => Step::Stop,
+        (Power::On, State::Suspended) => Step::Start,
+        (Power::Suspended, State::Suspended) if phase == Phase::Suspended => Step::Nothing,
+        (Power::Suspended, State::Suspended) => Step::Record(Phase::Suspended),
+        (Power::Suspended, State::Running { .. } | State::Paused) => Step::Suspend,
+        (Power::Paused, State::Suspended) => Step::Start,
+        (Power::Off, State::Running { .. } | State::Paused | State::Suspended) => Step::Stop,
         (Power::Off, _) if phase == Phase::Stopped => Step::Nothing,
         (Power::Off, _) => Step::Record(Phase::Stopped),
+        (_, State::Failed { reason }) if phase != Phase::Stopped => Step::Fail(reason.clone()),
+        (Power::Paused, State::Running { .. }) if was_on => Step::Pause,
+        (Power::Paused, State::Paused) if phase == Phase::Paused => Step::Nothing,
+        (Power::Paused, State::Paused) if was_on => Step::Record(Phase::Paused),
+        (_, _) if was_on => Step::GuestOff,
+        (Power::On, _) => Step::Start,
+        (Power::Paused | Power::Suspended, _) => Step::GuestOff,
     }
 }
 
@@ -121,6 +208,120 @@ mod tests {
         );
         assert_eq!(step(Phase::Paused, Power::Paused, State::Paused), Step::Nothing);
         assert_eq!(step(Phase::Paused, Power::On, State::Paused), Step::Resume);
+    }
+
+    #[test]
+    fn memory_goes_to_the_disk_and_comes_back() {
+        assert_eq!(step(Phase::Active, Power::Suspended, RUNNING), Step::Suspend);
+        assert_eq!(
+            step(Phase::Active, Power::Suspended, State::Suspended),
+            Step::Record(Phase::Suspended),
+            "done, and then cut off before writing it down"
+        );
+        assert_eq!(
+            step(Phase::Suspended, Power::Suspended, State::Suspended),
+            Step::Nothing
+        );
+        assert_eq!(step(Phase::Suspended, Power::On, State::Suspended), Step::Start);
+        assert_eq!(step(Phase::Suspended, Power::On, RUNNING), Step::Record(Phase::Active));
+        assert_eq!(step(Phase::Suspended, Power::Off, State::Suspended), Step::Stop);
+    }
+
+    #[test]
+    fn a_rescue_is_begun_once_and_ended_once() {
+        let mut server = server("a");
+        server.spec.asked.rescue = Some(crate::server::Rescue { image: "i".to_owned() });
+        for phase in [Phase::Active, Phase::Stopped, Phase::Error] {
+            server.status.phase = phase;
+            assert_eq!(plan(&server, &RUNNING), Step::Rescue);
+        }
+        server.status.phase = Phase::Rescued;
+        assert_eq!(plan(&server, &RUNNING), Step::Nothing);
+        assert_eq!(plan(&server, &STOPPED), Step::Nothing, "its rescuer may power off");
+        server.spec.asked.rescue = None;
+        assert_eq!(plan(&server, &RUNNING), Step::Unrescue);
+    }
+
+    #[test]
+    fn a_rebuild_throws_away_before_it_builds() {
+        let mut server = server("a");
+        server.spec.asked.rebuilds = 1;
+        for phase in [Phase::Active, Phase::Stopped, Phase::Error] {
+            server.status.phase = phase;
+            assert_eq!(plan(&server, &RUNNING), Step::Rebuild);
+            assert_eq!(plan(&server, &State::Absent), Step::Rebuild, "cut off in between");
+        }
+        server.status.rebuilds_done = 1;
+        server.status.phase = Phase::Building;
+        assert_eq!(plan(&server, &State::Absent), Step::Start);
+    }
+
+    #[test]
+    fn a_move_goes_stage_by_stage_whatever_is_seen() {
+        let mut server = server("a");
+        server.status.phase = Phase::Active;
+        let flavor = server.spec.flavor.clone();
+        let mut at = |stage, seen: &State| {
+            server.spec.asked.moving = Some(crate::server::Move {
+                migration: uuid::Uuid::nil(),
+                kind: crate::server::MoveKind::Resize,
+                old_flavor_id: "1".to_owned(),
+                old_flavor: flavor.clone(),
+                source: "h".to_owned(),
+                target: None,
+                power: Power::On,
+                stage,
+                failure: None,
+            });
+            plan(&server, seen)
+        };
+        assert_eq!(at(Stage::Placing, &RUNNING), Step::Nothing);
+        assert_eq!(at(Stage::Failed, &STOPPED), Step::Nothing);
+        for seen in [RUNNING, STOPPED, State::Absent, State::Suspended] {
+            assert_eq!(at(Stage::Leaving, &seen), Step::Leave);
+            assert_eq!(at(Stage::Arriving, &seen), Step::Arrive);
+            assert_eq!(at(Stage::Reverting, &seen), Step::Return);
+            assert_eq!(at(Stage::Returning, &seen), Step::Arrive);
+        }
+        assert_eq!(at(Stage::Arrived, &RUNNING), Step::Nothing);
+    }
+
+    #[test]
+    fn a_shelf_is_reached_and_left_once() {
+        let mut server = server("a");
+        server.spec.power = Power::Off;
+        server.spec.asked.shelf = Some(crate::server::Shelf {
+            image: Some("i".to_owned()),
+            offload: true,
+        });
+        for phase in [Phase::Active, Phase::Stopped, Phase::Paused, Phase::Suspended] {
+            server.status.phase = phase;
+            assert_eq!(plan(&server, &STOPPED), Step::Shelve);
+        }
+        server.status.phase = Phase::Shelved;
+        assert_eq!(plan(&server, &STOPPED), Step::Offload);
+        server.status.phase = Phase::Offloaded;
+        assert_eq!(plan(&server, &State::Absent), Step::Nothing);
+        server.status.phase = Phase::Shelved;
+        server.spec.asked.shelf = None;
+        server.spec.power = Power::On;
+        assert_eq!(plan(&server, &STOPPED), Step::Start);
+    }
+
+    #[test]
+    fn a_snapshot_waits_until_its_server_is_what_was_asked() {
+        let mut server = server("a");
+        let snapshot = Snapshot {
+            image: "i".to_owned(),
+            rotation: None,
+        };
+        server.spec.asked.snapshot = Some(snapshot.clone());
+        server.status.phase = Phase::Active;
+        assert_eq!(plan(&server, &RUNNING), Step::Snapshot(snapshot.clone()));
+        assert_eq!(plan(&server, &STOPPED), Step::GuestOff);
+        server.status.phase = Phase::Stopped;
+        server.spec.power = Power::Off;
+        assert_eq!(plan(&server, &STOPPED), Step::Snapshot(snapshot));
     }
 
     #[test]

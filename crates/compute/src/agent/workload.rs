@@ -9,7 +9,7 @@ use madang_network::{Network, Port, Subnet};
 use madang_store::{Resource, Store};
 
 use super::{Agent, config_drive};
-use crate::server::Server;
+use crate::server::{Base, Server};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -53,7 +53,7 @@ impl Agent {
             config_drive,
             disks: Vec::new(),
             hardware: Hardware::default(),
-            rescue: None,
+            rescue: self.rescuer(server).await?,
         })
     }
 
@@ -71,10 +71,60 @@ impl Agent {
         Ok(dir)
     }
 
-    async fn root(&self, server: &Resource<Server>) -> Result<Root, DriverError> {
-        let id = server.spec.image.as_deref();
+    /// What its rescuer runs from.
+    async fn rescuer(&self, server: &Resource<Server>) -> Result<Option<Root>, DriverError> {
+        let Some(rescue) = &server.spec.asked.rescue else {
+            return Ok(None);
+        };
+        let image = self.image(&rescue.image).await?;
+        Ok(Some(Root::Disk {
+            size_bytes: image.virtual_size.unwrap_or(image.size),
+            format: disk_format(image.disk_format),
+            base: image.path,
+            kernel: None,
+            ramdisk: None,
+            kernel_args: None,
+        }))
+    }
+
+    /// What its root stands on: what it stood on before, or the image it is made from.
+    async fn base(&self, server: &Resource<Server>) -> Result<CachedImage, DriverError> {
+        if let Some(base) = &server.status.base {
+            let held = self.options.images.held(&base.digest, base.size).await;
+            let path = held.map_err(|source| {
+                DriverError::Host(format!("what the root disk stands on cannot be read: {source}"))
+            })?;
+            return Ok(CachedImage {
+                path,
+                disk_format: base.disk_format,
+                container_format: base.container_format,
+                size: base.size,
+                virtual_size: base.virtual_size,
+                digest: base.digest.clone(),
+            });
+        }
+        let id = server.status.unshelved.as_deref().or(server.spec.image.as_deref());
         let id = id.ok_or_else(|| DriverError::Broken("the server has no image to start from".to_owned()))?;
-        let image = self.image(id).await?;
+        self.image(id).await
+    }
+
+    /// What is to be kept of the base of a server that starts for the first time.
+    pub(super) async fn base_to_keep(&self, server: &Resource<Server>) -> Option<Base> {
+        if server.status.base.is_some() {
+            return None;
+        }
+        let image = self.base(server).await.ok()?;
+        Some(Base {
+            digest: image.digest,
+            size: image.size,
+            virtual_size: image.virtual_size,
+            disk_format: image.disk_format,
+            container_format: image.container_format,
+        })
+    }
+
+    async fn root(&self, server: &Resource<Server>) -> Result<Root, DriverError> {
+        let image = self.base(server).await?;
         let wanted = u64::from(server.spec.flavor.disk_gb) * GIB;
         if server.spec.driver == "oci" {
             return Ok(Root::Container {
@@ -84,7 +134,8 @@ impl Agent {
                 env: Vec::new(),
             });
         }
-        let properties = self.store.cache::<madang_image::Image>().by_name(id);
+        let properties = server.spec.image.as_deref();
+        let properties = properties.and_then(|id| self.store.cache::<madang_image::Image>().by_name(id));
         let properties = properties.as_ref().map(|image| &image.spec);
         let kernel = match properties.and_then(|spec| spec.kernel_id()) {
             Some(kernel) => Some(self.image(kernel).await?.path),
@@ -97,10 +148,7 @@ impl Agent {
         let base_size = image.virtual_size.unwrap_or(image.size);
         Ok(Root::Disk {
             base: image.path,
-            format: match image.disk_format {
-                madang_image::DiskFormat::Qcow2 => DiskFormat::Qcow2,
-                _ => DiskFormat::Raw,
-            },
+            format: disk_format(image.disk_format),
             size_bytes: wanted.max(base_size),
             kernel,
             ramdisk,
@@ -156,6 +204,13 @@ impl Agent {
             nic.name_servers.extend(&subnet.dns_nameservers);
         }
         Ok(nic)
+    }
+}
+
+fn disk_format(format: madang_image::DiskFormat) -> DiskFormat {
+    match format {
+        madang_image::DiskFormat::Qcow2 => DiskFormat::Qcow2,
+        _ => DiskFormat::Raw,
     }
 }
 

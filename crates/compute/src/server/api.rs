@@ -1,7 +1,9 @@
 //! `/servers`: parse, call a verb, render.
 
+mod act;
 mod create;
 mod filter;
+pub mod migrations;
 
 use axum::{
     extract::{Path, State},
@@ -19,21 +21,21 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 
+pub use act::act;
 pub use create::create;
 
 use crate::{
     Server,
     api::{ComputeApi, base, enforce},
     server::{
-        state, verbs,
+        state,
+        verbs::{self, End},
         view::{Look, Surroundings, brief},
     },
 };
 
 /// Nova's `max_limit`.
 const LIMITS: LimitRules = LimitRules::up_to(1000);
-/// Console output is given at most so long, in bytes; a longer one loses its beginning.
-const MAX_CONSOLE: u64 = 100 * 1024;
 
 /// The server, if the caller may know of it.
 ///
@@ -273,10 +275,15 @@ pub async fn update(
     }
     let around = Surroundings::read(&api.store, base(&info));
     let mut answer = to_value(&around.show(&api.store, &server, look(&caller, version, true)))?;
+    without_what_is_only_shown(&mut answer);
+    Ok(json(StatusCode::OK, &json!({ "server": answer })))
+}
+
+/// Takes out what a changed or rebuilt server's answer does not have before 2.75.
+fn without_what_is_only_shown(answer: &mut Value) {
     if let Some(members) = answer.as_object_mut() {
         members.retain(|name, _| !ONLY_SHOWN.iter().any(|prefix| name.starts_with(prefix)));
     }
-    Ok(json(StatusCode::OK, &json!({ "server": answer })))
 }
 
 /// What a changed server's answer does not have before 2.75, by how the members' names begin.
@@ -297,7 +304,12 @@ pub async fn delete(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     let server = find_for(&api, &caller, &id, "os_compute_api:servers:delete")?;
-    verbs::delete(&api.store, &caller, &server).await?;
+    let end = if api.options.reclaim_instance_interval.is_zero() {
+        End::Now
+    } else {
+        End::Softly
+    };
+    verbs::delete(&api.store, &caller, &server, end).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -337,209 +349,6 @@ fn to_value(value: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(|error| Failure::internal(format!("could not render: {error}")))
 }
 
-/// `POST /servers/{id}/action`: the body has one member, the action's name.
-pub async fn act(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    info: RequestInfo,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let malformed = || Failure::invalid("Malformed request body");
-    let members = body
-        .as_object()
-        .filter(|members| members.len() == 1)
-        .ok_or_else(malformed)?;
-    let (action, arguments) = members.iter().next().ok_or_else(malformed)?;
-    info.set_action(action.as_str());
-    let rule = |rule: &str| find_for(&api, &caller, &id, rule);
-    let (store, accepted) = (&api.store, StatusCode::ACCEPTED.into_response());
-    match action.as_str() {
-        "os-start" => {
-            verbs::start(store, &caller, &*rule("os_compute_api:servers:start")?).await?;
-        }
-        "os-stop" => {
-            verbs::stop(store, &caller, &*rule("os_compute_api:servers:stop")?).await?;
-        }
-        "reboot" => {
-            REBOOT.check(&body)?;
-            let is_hard = arguments["type"]
-                .as_str()
-                .is_some_and(|kind| kind.eq_ignore_ascii_case("HARD"));
-            verbs::reboot(store, &caller, &*rule("os_compute_api:servers:reboot")?, is_hard).await?;
-        }
-        "pause" => {
-            verbs::pause(store, &caller, &*rule("os_compute_api:os-pause-server:pause")?).await?;
-        }
-        "unpause" => {
-            verbs::unpause(store, &caller, &*rule("os_compute_api:os-pause-server:unpause")?).await?;
-        }
-        "lock" => {
-            let reason = lock_reason(version, arguments)?;
-            verbs::lock(store, &caller, &*rule("os_compute_api:os-lock-server:lock")?, reason).await?;
-        }
-        "unlock" => {
-            verbs::unlock(store, &caller, &*rule("os_compute_api:os-lock-server:unlock")?).await?;
-        }
-        "os-resetState" => {
-            RESET.check(&body)?;
-            let is_active = arguments["state"] == "active";
-            let server = rule("os_compute_api:os-admin-actions:reset_state")?;
-            verbs::reset_state(store, &caller, &server, is_active).await?;
-        }
-        "addSecurityGroup" | "removeSecurityGroup" => {
-            let is_member = action == "addSecurityGroup";
-            let rule_name = if is_member { "add" } else { "remove" };
-            let server = rule(&format!("os_compute_api:os-security-groups:{rule_name}"))?;
-            let name = arguments["name"].as_str().unwrap_or_default();
-            if name.trim().is_empty() {
-                return Err(Failure::invalid("Security group name cannot be empty").at("name"));
-            }
-            let group = security_group(store, server.project(), name).ok_or_else(|| {
-                let message = format!("Security group {name} not found for project {}.", server.project());
-                Failure::not_found(message)
-            })?;
-            verbs::set_group(store, &caller, &server, &group, is_member).await?;
-        }
-        "os-getConsoleOutput" => {
-            let server = rule("os_compute_api:os-console-output")?;
-            return console(&api, &server, &body).await;
-        }
-        "forceDelete" => {
-            verbs::delete(store, &caller, &*rule("os_compute_api:os-deferred-delete:force")?).await?;
-        }
-        other if NOT_HERE.contains(&other) => {
-            let server = find(store, &caller, &id)?;
-            let message = format!(
-                "{other} is not available in this cloud; server {} is unchanged",
-                server.name()
-            );
-            return Err(Failure::invalid(message));
-        }
-        other => return Err(Failure::invalid(format!("There is no such action: {other}"))),
-    }
-    Ok(accepted)
-}
-
-/// Nova's actions that are not served.
-const NOT_HERE: &[&str] = &[
-    "addFixedIp",
-    "addFloatingIp",
-    "changePassword",
-    "confirmResize",
-    "createBackup",
-    "createImage",
-    "evacuate",
-    "injectNetworkInfo",
-    "migrate",
-    "os-getRDPConsole",
-    "os-getSPICEConsole",
-    "os-getSerialConsole",
-    "os-getVNCConsole",
-    "os-migrateLive",
-    "rebuild",
-    "removeFixedIp",
-    "removeFloatingIp",
-    "rescue",
-    "resetNetwork",
-    "resize",
-    "restore",
-    "resume",
-    "revertResize",
-    "shelve",
-    "shelveOffload",
-    "suspend",
-    "trigger_crash_dump",
-    "unrescue",
-    "unshelve",
-];
-
-static REBOOT: LazyLock<Schema> = LazyLock::new(|| {
-    let kinds = ["HARD", "Hard", "hard", "SOFT", "Soft", "soft"];
-    let reboot = json!({
-        "type": "object",
-        "properties": { "type": { "type": "string", "enum": kinds } },
-        "required": ["type"],
-        "additionalProperties": false,
-    });
-    Schema::new(
-        Form::Nova,
-        json!({ "type": "object", "properties": { "reboot": reboot } }),
-    )
-});
-
-static RESET: LazyLock<Schema> = LazyLock::new(|| {
-    let reset = json!({
-        "type": "object",
-        "properties": { "state": { "type": "string", "enum": ["active", "error"] } },
-        "required": ["state"],
-        "additionalProperties": false,
-    });
-    Schema::new(
-        Form::Nova,
-        json!({ "type": "object", "properties": { "os-resetState": reset } }),
-    )
-});
-
-static CONSOLE: LazyLock<Schema> = LazyLock::new(|| {
-    let output = json!({
-        "type": "object",
-        "properties": { "length": { "type": ["integer", "string", "null"], "pattern": "^-?[0-9]+$", "minimum": -1 } },
-        "additionalProperties": false,
-    });
-    Schema::new(
-        Form::Nova,
-        json!({ "type": "object", "properties": { "os-getConsoleOutput": output } }),
-    )
-});
-
-/// Since 2.73 a lock may have a reason.
-fn lock_reason(version: Microversion, arguments: &Value) -> Result<Option<String>, Failure> {
-    if version < Microversion(2, 73) || arguments.is_null() {
-        return Ok(None);
-    }
-    let reason = arguments.get("locked_reason").and_then(Value::as_str);
-    match reason {
-        Some(reason) if reason.is_empty() || reason.len() > 255 => {
-            let message = format!("Invalid input for field/attribute locked_reason. Value: {reason}.");
-            Err(Failure::invalid(message).at("lock.locked_reason"))
-        }
-        reason => Ok(reason.map(str::to_owned)),
-    }
-}
-
-async fn console(api: &ComputeApi, server: &Resource<Server>, body: &Value) -> Result<Response, Failure> {
-    CONSOLE.check(body)?;
-    if server.status.host.is_none() {
-        return Err(Failure::conflict(format!("Instance {} is not ready", server.name())));
-    }
-    let length = &body["os-getConsoleOutput"]["length"];
-    let length = length
-        .as_i64()
-        .or_else(|| length.as_str()?.parse().ok())
-        .filter(|lines| *lines >= 0);
-    let output = api
-        .consoles
-        .read(server, MAX_CONSOLE)
-        .await
-        .map_err(|error| Failure::unavailable(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output);
-    let output = last_lines(&text, length.and_then(|lines| usize::try_from(lines).ok()));
-    Ok(json(StatusCode::OK, &json!({ "output": output })))
-}
-
-/// The last `count` lines; all when none is said.
-fn last_lines(text: &str, count: Option<usize>) -> &str {
-    let Some(count) = count else { return text };
-    let body = text.strip_suffix('\n').unwrap_or(text);
-    match count.checked_sub(1).map(|skip| body.rmatch_indices('\n').nth(skip)) {
-        None => "",
-        Some(None) => text,
-        Some(Some((at, _))) => &text[at + 1..],
-    }
-}
-
 /// A security group of a project by name or id.
 pub(crate) fn security_group(store: &Store, project: &str, name: &str) -> Option<Arc<Resource<SecurityGroup>>> {
     let groups = store.cache::<SecurityGroup>();
@@ -558,19 +367,4 @@ pub(crate) fn located(mut response: Response, location: &str) -> Response {
         response.headers_mut().insert(header::LOCATION, value);
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::last_lines;
-
-    #[test]
-    fn the_last_lines_of_a_console() {
-        assert_eq!(last_lines("a\nb\nc\n", Some(2)), "b\nc\n");
-        assert_eq!(last_lines("a\nb\nc", Some(1)), "c");
-        assert_eq!(last_lines("a\nb\n", Some(9)), "a\nb\n");
-        assert_eq!(last_lines("a\nb\n", Some(0)), "");
-        assert_eq!(last_lines("a\nb\n", None), "a\nb\n");
-        assert_eq!(last_lines("", Some(3)), "");
-    }
 }

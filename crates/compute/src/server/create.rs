@@ -11,13 +11,13 @@ use std::{
 
 use madang_host::workload::Attachment;
 use madang_network::{FixedIp, Network, Port, PortSpec};
-use madang_scheduler::{Claim, ClaimGroup, ClaimSpec, DISK_GB, MEMORY_MB, VCPU};
+use madang_scheduler::{Amounts, Claim, ClaimGroup, ClaimSpec, DISK_GB, MEMORY_MB, VCPU};
 use madang_store::{Cause, ErrorKind, Kind as _, Metadata, Rejection, Resource, Store, StoreError, Tx};
 use uuid::Uuid;
 
 use crate::{
     Flavor,
-    server::{Power, Server, ServerKey, ServerSpec, rules},
+    server::{Asked, Doing, Power, Server, ServerKey, ServerSpec, rules},
 };
 
 /// A request for servers that are alike.
@@ -177,8 +177,11 @@ fn create_one(
         is_disk_automatic: request.is_disk_automatic,
         access_ipv4: request.access_ipv4,
         access_ipv6: request.access_ipv6,
+        asked: Asked::default(),
     };
-    let server = tx.create(Resource::<Server>::new(metadata, spec))?;
+    let mut server = Resource::<Server>::new(metadata, spec);
+    server.status.action = Some(Doing::new("create", tx.cause()));
+    let server = tx.create(server)?;
     tx.create(claim(request, &server))?;
     for (place, nic) in (0..).zip(&request.nics) {
         attach(tx, request, &server, place, nic)?;
@@ -187,33 +190,44 @@ fn create_one(
 }
 
 fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
-    let flavor = &request.flavor.spec;
+    let mut metadata = Metadata::new(&request.project, server.name());
+    metadata.owners = vec![server.as_owner()];
+    let spec = ClaimSpec {
+        host: request.host.clone(),
+        ..claim_spec(server, request.group.clone())
+    };
+    Resource::new(metadata, spec)
+}
+
+/// What a server asks of a host, wherever that is.
+pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>) -> ClaimSpec {
+    let flavor = &server.spec.flavor;
+    ClaimSpec {
+        user: server.spec.user.clone(),
+        consumer_kind: Server::NAME.to_owned(),
+        resources: resources(flavor),
+        driver: server.spec.driver.clone(),
+        zone: server.spec.availability_zone.clone(),
+        required_traits: traits(flavor, "required"),
+        forbidden_traits: traits(flavor, "forbidden"),
+        group,
+        ..ClaimSpec::default()
+    }
+}
+
+/// What a server of a flavor takes of its host.
+pub(super) fn resources(flavor: &crate::FlavorSpec) -> Amounts {
     let disk = i64::from(flavor.disk_gb) + i64::from(flavor.ephemeral_gb) + i64::from(flavor.swap_mb.div_ceil(1024));
     let resources = [
         (VCPU, i64::from(flavor.vcpus)),
         (MEMORY_MB, i64::from(flavor.ram_mb)),
         (DISK_GB, disk),
     ];
-    let resources = resources.into_iter().filter(|(_, amount)| *amount > 0).collect();
-    let mut metadata = Metadata::new(&request.project, server.name());
-    metadata.owners = vec![server.as_owner()];
-    let spec = ClaimSpec {
-        user: request.user.clone(),
-        consumer_kind: Server::NAME.to_owned(),
-        resources,
-        driver: server.spec.driver.clone(),
-        zone: request.availability_zone.clone(),
-        host: request.host.clone(),
-        required_traits: traits(flavor, "required"),
-        forbidden_traits: traits(flavor, "forbidden"),
-        group: request.group.clone(),
-        ..ClaimSpec::default()
-    };
-    Resource::new(metadata, spec)
+    resources.into_iter().filter(|(_, amount)| *amount > 0).collect()
 }
 
 /// The traits that a flavor's extra specs (`trait:NAME=required`) ask for.
-fn traits(flavor: &crate::FlavorSpec, wish: &str) -> Vec<String> {
+pub(super) fn traits(flavor: &crate::FlavorSpec, wish: &str) -> Vec<String> {
     let wished = flavor.extra_specs.iter().filter(|(_, value)| *value == wish);
     wished
         .filter_map(|(key, _)| key.strip_prefix("trait:"))

@@ -7,7 +7,7 @@ use madang_store::{Delta, ErrorKind, Op, Rejection, Resource, StoreError, Tx};
 use crate::{
     group::{MEMBERS, member_counters},
     quota,
-    server::{AGENT_FINALIZER, Fault, Phase, Server},
+    server::{AGENT_FINALIZER, Fault, Phase, Server, Shelf, action, departed, moves},
 };
 
 /// The rule of servers: quota with the record, never apart from it.
@@ -17,21 +17,36 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Server>) -> Result<(), StoreErro
             let deltas = quota::take(tx.store(), server.project(), &server.spec.flavor);
             tx.add(server.project(), quota::COUNTERS, deltas);
             count_member(tx, server, 1);
-            Ok(())
+            action::follow(tx, None, server)
         }
-        Op::Update { old, new } if old.spec.flavor != new.spec.flavor => {
-            let deltas = quota::take(tx.store(), new.project(), &new.spec.flavor);
-            tx.add(old.project(), quota::COUNTERS, quota::give_back(&old.spec.flavor));
-            tx.add(new.project(), quota::COUNTERS, deltas);
-            Ok(())
+        Op::Update { old, new } => {
+            if old.spec.flavor != new.spec.flavor {
+                count_change(tx, old, new);
+            }
+            action::follow(tx, Some(old), new)
         }
-        Op::Update { .. } => Ok(()),
         Op::Remove(server) => {
+            action::end(tx, server)?;
+            departed::keep(tx, server)?;
             tx.add(server.project(), quota::COUNTERS, quota::give_back(&server.spec.flavor));
             count_member(tx, server, -1);
             let_go(tx, server)
         }
     }
+}
+
+/// Counts the difference of two flavors. What nobody asked for (a resize that failed goes back) is not held to a limit.
+fn count_change(tx: &mut Tx<'_>, old: &Resource<Server>, new: &Resource<Server>) {
+    let is_asked = !tx.cause().request.is_empty();
+    let mut deltas = quota::take(tx.store(), new.project(), &new.spec.flavor);
+    for (delta, before) in deltas.iter_mut().zip(quota::give_back(&old.spec.flavor)) {
+        delta.add += before.add;
+        if delta.add <= 0 || !is_asked {
+            delta.limit = None;
+        }
+    }
+    deltas.retain(|delta| delta.add != 0);
+    tx.add(new.project(), quota::COUNTERS, deltas);
 }
 
 /// Counts a server in its group, which takes as many as the quota says.
@@ -51,25 +66,32 @@ fn count_member(tx: &mut Tx<'_>, server: &Resource<Server>, add: i64) {
 }
 
 /// The rule of claims: a placed one takes its server and the server's ports to the host, in the same transaction; one
-/// without a host ends the server in error.
+/// without a host ends the server in error, or leaves it on its shelf.
 pub(crate) fn follow_claim(tx: &mut Tx<'_>, op: Op<'_, Claim>) -> Result<(), StoreError> {
     let Op::Update { old, new } = op else { return Ok(()) };
-    if new.status == old.status || new.spec.consumer_kind != <Server as madang_store::Kind>::NAME {
+    if !old.status.is_pending() || new.status.is_pending() {
+        return Ok(());
+    }
+    if new.spec.consumer_kind != <Server as madang_store::Kind>::NAME {
         return Ok(());
     }
     let key = madang_store::Key::new(<Server as madang_store::Kind>::NAME, new.project(), "", new.name());
     let Some(server) = tx.get::<Server>(&key) else {
         return Ok(());
     };
+    if server.spec.asked.moving.is_some() {
+        return moves::follow(tx, &server, new);
+    }
     let mut changed = (*server).clone();
     match (&new.status.host, &new.status.failure) {
         (Some(host), _) => {
             changed.status.host = Some(host.clone());
             changed.status.phase = Phase::Building;
-            if !changed.metadata.is_deleting() {
-                changed.metadata.finalizers.push(AGENT_FINALIZER.to_owned());
+            let finalizers = &mut changed.metadata.finalizers;
+            if server.metadata.deleted.is_none() && !finalizers.iter().any(|one| one == AGENT_FINALIZER) {
+                finalizers.push(AGENT_FINALIZER.to_owned());
             }
-            bind_ports(tx, &server, host)?;
+            bind_ports(tx, &server, Some(host))?;
         }
         (None, Some(reason)) => {
             changed.status.phase = Phase::Error;
@@ -78,16 +100,25 @@ pub(crate) fn follow_claim(tx: &mut Tx<'_>, op: Op<'_, Claim>) -> Result<(), Sto
                 message: reason.clone(),
                 created: tx.at(),
             });
+            if changed.status.before.take() == Some(Phase::Offloaded) {
+                changed.status.phase = Phase::Offloaded;
+                changed.spec.power = crate::Power::Off;
+                changed.spec.asked.shelf = Some(Shelf {
+                    image: changed.status.unshelved.take(),
+                    offload: true,
+                });
+            }
         }
         (None, None) => return Ok(()),
     }
     tx.update(&server, changed).map(|_| ())
 }
 
-fn bind_ports(tx: &mut Tx<'_>, server: &Resource<Server>, host: &str) -> Result<(), StoreError> {
+/// Binds the ports of a server to a host, or to none.
+pub(super) fn bind_ports(tx: &mut Tx<'_>, server: &Resource<Server>, host: Option<&str>) -> Result<(), StoreError> {
     for port in tx.store().cache::<Port>().by("device", server.name()) {
         let mut bound = (*port).clone();
-        bound.spec.binding_host = Some(host.to_owned());
+        bound.spec.binding_host = host.map(str::to_owned);
         tx.update(&port, bound)?;
     }
     Ok(())

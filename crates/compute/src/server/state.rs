@@ -2,7 +2,10 @@
 
 use madang_store::Resource;
 
-use crate::server::{Phase, Power, Server};
+use crate::server::{
+    Phase, Power, Server,
+    asked::{MoveKind, Stage},
+};
 
 /// The four words (and one number) that Nova has for where a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,29 +22,75 @@ pub struct NovaState {
 
 /// Where a server is, in Nova's words.
 pub fn of(server: &Resource<Server>) -> NovaState {
-    let phase = server.status.phase;
     let task_state = task(server);
-    let (vm_state, power_state) = match phase {
-        Phase::Scheduling | Phase::Building => ("building", 0),
-        Phase::Active => ("active", 1),
-        Phase::Stopped => ("stopped", 4),
-        Phase::Paused => ("paused", 3),
-        Phase::Error => ("error", if server.status.launched.is_some() { 4 } else { 0 }),
+    let phase = seen_phase(server);
+    let vm_state = vm_state(phase);
+    let power_state = match server.status.phase {
+        Phase::Active | Phase::Rescued => 1,
+        Phase::Resized if server.spec.power == Power::On => 1,
+        Phase::Paused => 3,
+        Phase::Scheduling | Phase::Building => 0,
+        Phase::Error if server.status.launched.is_none() => 0,
+        _ => 4,
     };
-    let status = match (phase, task_state) {
+    NovaState {
+        status: status(phase, task_state),
+        vm_state,
+        task_state,
+        power_state,
+    }
+}
+
+/// What is gone, as it is told afterwards.
+pub const DELETED: NovaState = NovaState {
+    status: "DELETED",
+    vm_state: "deleted",
+    task_state: None,
+    power_state: 0,
+};
+
+/// The phase that users are told: one that is built again is still what it was before.
+fn seen_phase(server: &Resource<Server>) -> Phase {
+    match (server.status.phase, server.status.before) {
+        (Phase::Scheduling | Phase::Building, Some(before)) => before,
+        (phase, _) => phase,
+    }
+}
+
+fn vm_state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Scheduling | Phase::Building => "building",
+        Phase::Active => "active",
+        Phase::Stopped => "stopped",
+        Phase::Paused => "paused",
+        Phase::Suspended => "suspended",
+        Phase::Rescued => "rescued",
+        Phase::Resized => "resized",
+        Phase::Shelved => "shelved",
+        Phase::Offloaded => "shelved_offloaded",
+        Phase::SoftDeleted => "soft-delete",
+        Phase::Error => "error",
+    }
+}
+
+fn status(phase: Phase, task: Option<&str>) -> &'static str {
+    match (phase, task) {
         (Phase::Active, Some("rebooting")) => "REBOOT",
-        (Phase::Active | Phase::Stopped | Phase::Paused, Some("rebooting_hard")) => "HARD_REBOOT",
+        (Phase::Active, Some("rebooting_hard")) => "HARD_REBOOT",
+        (Phase::Active | Phase::Stopped | Phase::Error, Some("rebuilding" | "rebuild_spawning")) => "REBUILD",
+        (Phase::Active | Phase::Stopped, Some("resize_prep" | "resize_migrating" | "resize_finish")) => "RESIZE",
+        (Phase::Active | Phase::Stopped | Phase::Resized, Some("resize_reverting")) => "REVERT_RESIZE",
         (Phase::Scheduling | Phase::Building, _) => "BUILD",
         (Phase::Active, _) => "ACTIVE",
         (Phase::Stopped, _) => "SHUTOFF",
         (Phase::Paused, _) => "PAUSED",
+        (Phase::Suspended, _) => "SUSPENDED",
+        (Phase::Rescued, _) => "RESCUE",
+        (Phase::Resized, _) => "VERIFY_RESIZE",
+        (Phase::Shelved, _) => "SHELVED",
+        (Phase::Offloaded, _) => "SHELVED_OFFLOADED",
+        (Phase::SoftDeleted, _) => "SOFT_DELETED",
         (Phase::Error, _) => "ERROR",
-    };
-    NovaState {
-        status,
-        vm_state,
-        task_state,
-        power_state,
     }
 }
 
@@ -50,21 +99,147 @@ fn task(server: &Resource<Server>) -> Option<&'static str> {
     if server.metadata.is_deleting() {
         return Some("deleting");
     }
+    moving(server)
+        .or_else(|| built(server))
+        .or_else(|| asked(server))
+        .or_else(|| powered(server))
+}
+
+fn moving(server: &Resource<Server>) -> Option<&'static str> {
+    let moving = server.spec.asked.moving.as_ref()?;
+    if moving.kind == MoveKind::Evacuation {
+        return Some("rebuilding");
+    }
+    match moving.stage {
+        Stage::Placing | Stage::Failed => Some("resize_prep"),
+        Stage::Leaving => Some("resize_migrating"),
+        Stage::Arriving => Some("resize_finish"),
+        Stage::Arrived => None,
+        Stage::Reverting | Stage::Returning => Some("resize_reverting"),
+    }
+}
+
+fn built(server: &Resource<Server>) -> Option<&'static str> {
+    let status = &server.status;
+    if server.spec.asked.rebuilds > status.rebuilds_done {
+        return Some("rebuilding");
+    }
+    match (status.phase, status.before) {
+        (Phase::Scheduling, Some(Phase::Offloaded)) => Some("unshelving"),
+        (Phase::Scheduling, _) => Some("scheduling"),
+        (Phase::Building, None | Some(Phase::Offloaded)) => Some("spawning"),
+        (Phase::Building, Some(_)) => Some("rebuild_spawning"),
+        _ => None,
+    }
+}
+
+fn asked(server: &Resource<Server>) -> Option<&'static str> {
+    let (asked, phase) = (&server.spec.asked, server.status.phase);
+    match (&asked.rescue, phase) {
+        (Some(_), phase) if phase != Phase::Rescued => return Some("rescuing"),
+        (None, Phase::Rescued) => return Some("unrescuing"),
+        _ => {}
+    }
+    match (&asked.shelf, phase) {
+        (Some(shelf), Phase::Shelved) if shelf.offload => return Some("shelving_offloading"),
+        (Some(_), Phase::Shelved | Phase::Offloaded) => {}
+        (Some(_), _) => return Some("shelving"),
+        (None, Phase::Shelved | Phase::Offloaded) => return Some("unshelving"),
+        (None, _) => {}
+    }
+    let snapshot = asked.snapshot.as_ref()?;
+    Some(if snapshot.rotation.is_some() {
+        "image_backup"
+    } else {
+        "image_snapshot"
+    })
+}
+
+fn powered(server: &Resource<Server>) -> Option<&'static str> {
     let asked_to_reboot = server.spec.reboots > server.status.reboots_done;
     match (server.status.phase, server.spec.power) {
-        (Phase::Scheduling, _) => Some("scheduling"),
-        (Phase::Building, _) => Some("spawning"),
-        (Phase::Active | Phase::Stopped | Phase::Paused, Power::On) if asked_to_reboot => {
+        (Phase::Active | Phase::Stopped | Phase::Paused | Phase::Suspended, Power::On) if asked_to_reboot => {
             Some(if server.spec.is_hard_reboot {
                 "rebooting_hard"
             } else {
                 "rebooting"
             })
         }
-        (Phase::Active | Phase::Paused, Power::Off) => Some("powering-off"),
+        (Phase::Error, Power::On) if asked_to_reboot && server.spec.is_hard_reboot => Some("rebooting_hard"),
+        (Phase::Active | Phase::Paused | Phase::Suspended, Power::Off) => Some("powering-off"),
         (Phase::Active, Power::Paused) => Some("pausing"),
+        (Phase::Active, Power::Suspended) => Some("suspending"),
         (Phase::Stopped, Power::On) => Some("powering-on"),
         (Phase::Paused, Power::On) => Some("unpausing"),
+        (Phase::Suspended, Power::On) => Some("resuming"),
+        (Phase::SoftDeleted, Power::On) => Some("restoring"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{asked::Shelf, tests::server};
+
+    #[test]
+    fn what_is_under_way_is_the_difference() {
+        let mut server = server("a");
+        server.status.phase = Phase::Active;
+        assert_eq!((of(&server).status, of(&server).task_state), ("ACTIVE", None));
+        server.spec.power = Power::Suspended;
+        assert_eq!(
+            (of(&server).status, of(&server).task_state),
+            ("ACTIVE", Some("suspending"))
+        );
+        server.status.phase = Phase::Suspended;
+        assert_eq!((of(&server).status, of(&server).task_state), ("SUSPENDED", None));
+        server.spec.power = Power::On;
+        assert_eq!(of(&server).task_state, Some("resuming"));
+    }
+
+    #[test]
+    fn what_is_built_again_is_what_it_was() {
+        let mut server = server("a");
+        server.status.phase = Phase::Stopped;
+        server.spec.asked.rebuilds = 1;
+        assert_eq!(
+            (of(&server).status, of(&server).task_state),
+            ("REBUILD", Some("rebuilding"))
+        );
+        server.status.rebuilds_done = 1;
+        server.status.before = Some(Phase::Stopped);
+        server.status.phase = Phase::Building;
+        let state = of(&server);
+        assert_eq!((state.status, state.vm_state), ("REBUILD", "stopped"));
+    }
+
+    #[test]
+    fn a_shelf_is_left_and_reached_in_steps() {
+        let mut server = server("a");
+        server.spec.power = Power::Off;
+        server.status.phase = Phase::Stopped;
+        server.spec.asked.shelf = Some(Shelf {
+            image: None,
+            offload: true,
+        });
+        assert_eq!(of(&server).task_state, Some("shelving"));
+        server.status.phase = Phase::Shelved;
+        assert_eq!(
+            (of(&server).status, of(&server).task_state),
+            ("SHELVED", Some("shelving_offloading"))
+        );
+        server.status.phase = Phase::Offloaded;
+        assert_eq!(
+            (of(&server).status, of(&server).task_state),
+            ("SHELVED_OFFLOADED", None)
+        );
+        server.spec.asked.shelf = None;
+        server.status.before = Some(Phase::Offloaded);
+        server.status.phase = Phase::Scheduling;
+        assert_eq!(
+            (of(&server).status, of(&server).task_state),
+            ("SHELVED_OFFLOADED", Some("unshelving"))
+        );
     }
 }

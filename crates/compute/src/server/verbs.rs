@@ -1,6 +1,11 @@
 //! What can be asked of a server that is there. Each verb is one transaction that looks at the server's state itself, so
 //! two requests at the same time cannot both find it free.
 
+pub mod rebuild;
+pub mod resize;
+pub mod shelf;
+pub mod snapshot;
+
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
@@ -10,11 +15,11 @@ use std::{
 use madang_http::Failure;
 use madang_identity::Caller;
 use madang_network::{Port, SecurityGroup};
-use madang_store::{Resource, Store};
+use madang_store::{Resource, Store, StoreError, Tx};
 
 use crate::{
     Phase, Power, Server,
-    server::{Fault, Lock, state},
+    server::{Asked, Doing, Fault, Lock, state},
 };
 
 /// A server as its verb left it.
@@ -25,9 +30,15 @@ type Done = Result<Arc<Resource<Server>>, Failure>;
 /// # Errors
 /// `Conflict` unless it is off and nothing else is under way; when it is locked.
 pub async fn start(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
-    change(store, caller, server, "start", &[Phase::Stopped], |server| {
-        server.spec.power = Power::On
-    })
+    change(
+        store,
+        caller,
+        server,
+        "start",
+        &[Phase::Stopped],
+        Wants::Idle,
+        |server| server.spec.power = Power::On,
+    )
     .await
 }
 
@@ -37,7 +48,7 @@ pub async fn start(store: &Store, caller: &Caller, server: &Resource<Server>) ->
 /// `Conflict` unless it runs (or is in error) and nothing else is under way; when it is locked.
 pub async fn stop(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
     let states = [Phase::Active, Phase::Error];
-    change(store, caller, server, "stop", &states, |server| {
+    change(store, caller, server, "stop", &states, Wants::Idle, |server| {
         server.spec.power = Power::Off;
         // Out of an error there is only the way over what is seen.
         if server.status.phase == Phase::Error && server.status.host.is_some() {
@@ -53,9 +64,16 @@ pub async fn stop(store: &Store, caller: &Caller, server: &Resource<Server>) -> 
 /// `Conflict` in a state without restart; when it is locked.
 pub async fn reboot(store: &Store, caller: &Caller, server: &Resource<Server>, is_hard: bool) -> Done {
     let soft = [Phase::Active];
-    let hard = [Phase::Active, Phase::Stopped, Phase::Paused, Phase::Error];
+    let hard = [
+        Phase::Active,
+        Phase::Stopped,
+        Phase::Paused,
+        Phase::Suspended,
+        Phase::Error,
+    ];
     let states: &[Phase] = if is_hard { &hard } else { &soft };
-    change(store, caller, server, "reboot", states, |server| {
+    let wants = if is_hard { Wants::IdleOrRebooting } else { Wants::Idle };
+    change(store, caller, server, "reboot", states, wants, |server| {
         server.spec.reboots += 1;
         server.spec.is_hard_reboot = is_hard;
         server.spec.power = Power::On;
@@ -68,9 +86,15 @@ pub async fn reboot(store: &Store, caller: &Caller, server: &Resource<Server>, i
 /// # Errors
 /// `Conflict` unless it runs; when it is locked.
 pub async fn pause(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
-    change(store, caller, server, "pause", &[Phase::Active], |server| {
-        server.spec.power = Power::Paused
-    })
+    change(
+        store,
+        caller,
+        server,
+        "pause",
+        &[Phase::Active],
+        Wants::Idle,
+        |server| server.spec.power = Power::Paused,
+    )
     .await
 }
 
@@ -79,9 +103,69 @@ pub async fn pause(store: &Store, caller: &Caller, server: &Resource<Server>) ->
 /// # Errors
 /// `Conflict` unless it holds still; when it is locked.
 pub async fn unpause(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
-    change(store, caller, server, "unpause", &[Phase::Paused], |server| {
-        server.spec.power = Power::On
-    })
+    change(
+        store,
+        caller,
+        server,
+        "unpause",
+        &[Phase::Paused],
+        Wants::Idle,
+        |server| server.spec.power = Power::On,
+    )
+    .await
+}
+
+/// Asks for its memory to go to the disk.
+///
+/// # Errors
+/// `Conflict` unless it runs; when it is locked.
+pub async fn suspend(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
+    change(
+        store,
+        caller,
+        server,
+        "suspend",
+        &[Phase::Active],
+        Wants::Idle,
+        |server| server.spec.power = Power::Suspended,
+    )
+    .await
+}
+
+/// Lets it go on with the memory it had.
+///
+/// # Errors
+/// `Conflict` unless it is suspended; when it is locked.
+pub async fn resume(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
+    change(
+        store,
+        caller,
+        server,
+        "resume",
+        &[Phase::Suspended],
+        Wants::Idle,
+        |server| server.spec.power = Power::On,
+    )
+    .await
+}
+
+/// Wants a soft-deleted server back.
+///
+/// # Errors
+/// `Conflict` unless it is soft-deleted; when it is locked.
+pub async fn restore(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
+    change(
+        store,
+        caller,
+        server,
+        "restore",
+        &[Phase::SoftDeleted],
+        Wants::Idle,
+        |server| {
+            server.spec.power = Power::On;
+            server.status.soft_deleted = None;
+        },
+    )
     .await
 }
 
@@ -92,6 +176,7 @@ pub async fn unpause(store: &Store, caller: &Caller, server: &Resource<Server>) 
 pub async fn lock(store: &Store, caller: &Caller, server: &Resource<Server>, reason: Option<String>) -> Done {
     let by_admin = caller.is_admin() && caller.subject.project_id() != Some(server.project());
     edit(store, caller, server, |server| {
+        server.status.action = Some(Doing::new("lock", &caller.cause()));
         server.spec.lock = Some(Lock {
             by_admin,
             reason: reason.clone(),
@@ -112,6 +197,7 @@ pub async fn unlock(store: &Store, caller: &Caller, server: &Resource<Server>) -
             return Err(locked(server));
         }
         server.spec.lock = None;
+        server.status.action = Some(Doing::new("unlock", &caller.cause()));
         Ok(())
     })
     .await
@@ -122,8 +208,23 @@ pub async fn unlock(store: &Store, caller: &Caller, server: &Resource<Server>) -
 /// # Errors
 /// `NotFound` when it is gone.
 pub async fn reset_state(store: &Store, caller: &Caller, server: &Resource<Server>, is_active: bool) -> Done {
+    let is_known = |server: &Resource<Server>| server.status.host.is_some();
     edit(store, caller, server, |server| {
+        server.status.action = Some(Doing::new("resetState", &caller.cause()));
         server.status.phase = if is_active { Phase::Active } else { Phase::Error };
+        server.status.before = None;
+        server.status.reboots_done = server.spec.reboots;
+        server.status.rebuilds_done = server.spec.asked.rebuilds;
+        // What was under way is no more; a move keeps its two places until one of them is chosen.
+        let moving = server.spec.asked.moving.take();
+        server.spec.asked = Asked {
+            rebuilds: server.spec.asked.rebuilds,
+            moving,
+            ..Asked::default()
+        };
+        if is_active && is_known(server) {
+            server.spec.power = Power::On;
+        }
         server.status.fault = (!is_active).then(|| Fault {
             code: 500,
             message: "the state was set to error by an administrator".to_owned(),
@@ -204,23 +305,64 @@ pub async fn edit(
     store
         .modify::<Server, Edit>(&server.key(), caller.cause(), |server| Ok(change(server)?))
         .await
-        .map_err(|Edit(failure)| failure)
+        .map_err(Edit::into_failure)
+}
+
+/// How a server is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// For ever.
+    Now,
+    /// It can be wanted back for a while, if it ever ran.
+    Softly,
 }
 
 /// Asks for its end.
 ///
 /// # Errors
 /// `Conflict` when it is locked.
-pub async fn delete(store: &Store, caller: &Caller, server: &Resource<Server>) -> Result<(), Failure> {
+pub async fn delete(store: &Store, caller: &Caller, server: &Resource<Server>, end: End) -> Result<(), Failure> {
     let key = server.key();
     let deleted = store.transact::<(), Edit>(caller.cause(), |tx| {
         let Some(server) = tx.get::<Server>(&key) else {
             return Ok(());
         };
         check_lock(caller, &server)?;
-        Ok(tx.delete(&server)?)
+        if server.metadata.is_deleting() {
+            return Ok(());
+        }
+        let mut doing = (*server).clone();
+        doing.status.action = Some(Doing::new("delete", tx.cause()));
+        let is_soft = end == End::Softly && server.status.launched.is_some();
+        if is_soft && server.status.phase == Phase::SoftDeleted {
+            return Ok(());
+        }
+        if is_soft {
+            doing.spec.power = Power::Off;
+            doing.status.phase = Phase::SoftDeleted;
+            doing.status.soft_deleted = Some(tx.at());
+            tx.update(&server, doing)?;
+            return Ok(());
+        }
+        discard_shelf(tx, &server)?;
+        doing.metadata.deleted = Some(tx.at());
+        tx.update(&server, doing)?;
+        Ok(())
     });
-    deleted.await.map_err(|Edit(failure)| failure)
+    deleted.await.map_err(Edit::into_failure)
+}
+
+/// The image on its shelf goes with it.
+fn discard_shelf(tx: &mut Tx<'_>, server: &Resource<Server>) -> Result<(), Edit> {
+    let shelf = server.spec.asked.shelf.as_ref();
+    let id = shelf
+        .and_then(|shelf| shelf.image.as_ref())
+        .or(server.status.unshelved.as_ref());
+    let image = id.and_then(|id| tx.store().cache::<madang_image::Image>().by_name(id));
+    if let Some(image) = image {
+        tx.delete::<madang_image::Image>(&image)?;
+    }
+    Ok(())
 }
 
 /// Puts all its ports into a security group, or takes them out.
@@ -259,11 +401,55 @@ pub async fn set_group(
                 group.spec.name,
                 server.name()
             );
-            return Err(Edit(Failure::not_found(message)));
+            return Err(Edit::Refused(Failure::not_found(message)));
         }
         Ok(())
     });
-    changed.await.map_err(|Edit(failure)| failure)
+    changed.await.map_err(Edit::into_failure)
+}
+
+/// What a verb wants of a server beside its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wants {
+    /// That nothing is under way, and that it ran once.
+    Idle,
+    /// That nothing but a reboot is under way, and that it ran once.
+    IdleOrRebooting,
+    /// That it ran once.
+    Launched,
+}
+
+/// Refuses, in Nova's words, what a server's state does not let happen.
+///
+/// # Errors
+/// `Conflict`.
+pub(crate) fn allowed(server: &Resource<Server>, verb: &str, phases: &[Phase], wants: Wants) -> Result<(), Failure> {
+    let state = state::of(server);
+    let refuse = |attribute: &str, value: &str| {
+        let id = server.name();
+        Err(Failure::conflict(format!(
+            "Cannot '{verb}' instance {id} while it is in {attribute} {value}"
+        )))
+    };
+    // One that is built again is, to users, what it was.
+    let phase = match (server.status.phase, server.status.before) {
+        (Phase::Scheduling | Phase::Building, Some(before)) => before,
+        (phase, _) => phase,
+    };
+    if !phases.contains(&phase) {
+        return refuse("vm_state", state.vm_state);
+    }
+    let is_rebooting = matches!(state.task_state, Some("rebooting" | "rebooting_hard"));
+    match (wants, state.task_state) {
+        (Wants::Launched, _) => {}
+        (Wants::IdleOrRebooting, Some(_)) if is_rebooting => {}
+        (_, Some(task)) => return refuse("task_state", task),
+        (_, None) => {}
+    }
+    if server.status.launched.is_none() {
+        return refuse("launched_at", "None");
+    }
+    Ok(())
 }
 
 /// Changes a server that is in one of `states`, unlocked, and has nothing under way.
@@ -273,28 +459,39 @@ async fn change(
     server: &Resource<Server>,
     verb: &str,
     states: &[Phase],
+    wants: Wants,
     change: impl Fn(&mut Resource<Server>),
 ) -> Done {
     edit(store, caller, server, |server| {
         check_lock(caller, server)?;
-        let state = state::of(server);
-        let id = server.name();
-        if !states.contains(&server.status.phase) {
-            let message = format!(
-                "Cannot '{verb}' instance {id} while it is in vm_state {}",
-                state.vm_state
-            );
-            return Err(Failure::conflict(message));
-        }
-        if let Some(task) = state.task_state.filter(|task| verb != "reboot" || *task != "rebooting") {
-            return Err(Failure::conflict(format!(
-                "Cannot '{verb}' instance {id} while it is in task_state {task}"
-            )));
-        }
+        allowed(server, verb, states, wants)?;
+        server.status.action = Some(Doing::new(verb, &caller.cause()));
         change(server);
         Ok(())
     })
     .await
+}
+
+/// One transaction over a server and what goes with it.
+///
+/// # Errors
+/// What `change` says; `NotFound` when it is gone.
+pub(crate) async fn transact(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    change: impl Fn(&mut Tx<'_>, &mut Resource<Server>) -> Result<(), Edit>,
+) -> Done {
+    let key = server.key();
+    let project = server.project();
+    let done = store.transact::<_, Edit>(caller.cause(), |tx| {
+        let old = tx.get::<Server>(&key);
+        let old = old.ok_or_else(|| StoreError::NotFound { key: key.clone() })?;
+        let mut new = (*old).clone();
+        change(tx, &mut new)?;
+        Ok(tx.update(&old, new)?)
+    });
+    done.await.map_err(|edit| edit.worded(store, project))
 }
 
 /// Refuses to change a locked server, but for admins.
@@ -310,17 +507,39 @@ fn locked(server: &Resource<Server>) -> Failure {
     Failure::conflict(format!("Instance {} is locked", server.name()))
 }
 
-/// A failure inside a transaction, so that the store's own errors come out in Nova's words.
-struct Edit(Failure);
+/// Why a transaction of a verb did not come about: in Nova's words, or in the store's own.
+pub(crate) enum Edit {
+    /// A rule or the engine refused.
+    Store(StoreError),
+    /// The verb refused.
+    Refused(Failure),
+}
 
-impl From<madang_store::StoreError> for Edit {
-    fn from(error: madang_store::StoreError) -> Self {
-        Self(crate::api::failure(error))
+impl Edit {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Store(error) => crate::api::failure(error),
+            Self::Refused(failure) => failure,
+        }
+    }
+
+    /// As [`Edit::into_failure`], a full quota said as Nova says it.
+    fn worded(self, store: &Store, project: &str) -> Failure {
+        match self {
+            Self::Store(error) => crate::api::failure(super::rules::over_quota(error, store, project)),
+            Self::Refused(failure) => failure,
+        }
+    }
+}
+
+impl From<StoreError> for Edit {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 
 impl From<Failure> for Edit {
     fn from(failure: Failure) -> Self {
-        Self(failure)
+        Self::Refused(failure)
     }
 }

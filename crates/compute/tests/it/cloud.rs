@@ -10,13 +10,16 @@ use madang_compute::{
     api::ComputeApi,
     console::LocalConsoles,
     driver::simulated::{Behaviour, SimulatedDriver, World},
+    reach::Reach,
+    server::control::Options as Chosen,
 };
 use madang_control::TaskGroup;
 use madang_host::workload::Driver;
 use madang_http::Metrics;
 use madang_identity::{Caller, DomainMember, Policy, RoleRef, Scope, Subject};
 use madang_image::{
-    BlobError, CacheError, CachedImage, ContainerFormat, Content, DiskFormat, Image, ImageSpec, ImageState, Visibility,
+    BlobError, CacheError, CachedImage, ContainerFormat, Content, DiskFormat, Image, ImageSpec, ImageState, Intake,
+    IntakeError, Visibility,
 };
 use madang_network::seed::SeedOptions;
 use madang_store::{Backend, Cause, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder};
@@ -43,6 +46,7 @@ pub struct Cloud {
 pub struct Options {
     pub hosts: u32,
     pub behaviour: Behaviour,
+    pub chosen: Chosen,
 }
 
 impl Default for Options {
@@ -50,6 +54,7 @@ impl Default for Options {
         Self {
             hosts: 2,
             behaviour: Behaviour::default(),
+            chosen: Chosen::default(),
         }
     }
 }
@@ -70,8 +75,45 @@ impl madang_image::Cache for NoBytes {
         })
     }
 
+    async fn held(&self, digest: &str, _: u64) -> Result<PathBuf, BlobError> {
+        Ok(PathBuf::from("/nonexistent").join(digest))
+    }
+
     async fn retain(&self, _: &BTreeSet<String>) -> Result<(), BlobError> {
         Ok(())
+    }
+}
+
+/// Takes the size of a file for its bytes.
+struct Taken {
+    store: Store,
+    directory: PathBuf,
+}
+
+#[async_trait]
+impl Intake for Taken {
+    fn scratch(&self) -> PathBuf {
+        self.directory.join(uuid::Uuid::new_v4().to_string())
+    }
+
+    async fn take(&self, image_id: &str, path: &std::path::Path) -> Result<(), IntakeError> {
+        let size = std::fs::metadata(path).unwrap().len();
+        let gone = || IntakeError::Gone(image_id.to_owned());
+        let image = self.store.cache::<Image>().by_name(image_id).ok_or_else(gone)?;
+        let key = image.key();
+        let taken = self
+            .store
+            .modify::<Image, madang_store::StoreError>(&key, Cause::system("test"), |image| {
+                image.status.state = ImageState::Active;
+                image.status.content = Some(Content {
+                    size,
+                    virtual_size: Some(1 << 20),
+                    md5: String::new(),
+                    sha512: image_id.to_owned(),
+                });
+                Ok(())
+            });
+        taken.await.map(|_| ()).map_err(|_| gone())
     }
 }
 
@@ -111,15 +153,23 @@ impl Cloud {
             ground: None,
             drivers: drivers.clone().into(),
             images: Arc::new(NoBytes),
+            intake: Arc::new(Taken {
+                store: store.clone(),
+                directory: dir.path().to_owned(),
+            }),
         };
+        let hosts = agent.hosts.clone();
         madang_compute::agent::run(&store, agent, &group);
+        madang_compute::server::control::run(&store, options.chosen.clone(), &group);
 
         let mut policy = Policy::new();
         policy.register(madang_compute::api::POLICY);
-        let consoles = Arc::new(LocalConsoles::new(drivers.into()));
+        let reach = Reach::default().and(hosts, drivers.into());
         let api = ComputeApi {
             store: store.clone(),
-            consoles,
+            consoles: Arc::new(LocalConsoles::new(reach.clone())),
+            reach,
+            options: options.chosen,
         };
         // Who asks is put there by `call_as`.
         let router = madang_compute::api::router(api, &Metrics::new(), |router| {
@@ -163,7 +213,11 @@ impl Cloud {
                 name: (*name).into(),
             })
             .collect();
-        Caller::new(Arc::new(subject), Arc::clone(&self.policy), "req-test")
+        Caller::new(
+            Arc::new(subject),
+            Arc::clone(&self.policy),
+            format!("req-{}", uuid::Uuid::new_v4()),
+        )
     }
 
     /// Asks as a member of [`PROJECT`].
@@ -217,6 +271,19 @@ impl Cloud {
         }
         let (_, body) = self.call("GET", &format!("/servers/{id}"), Value::Null).await;
         panic!("not {wanted} within 5 s: {body}");
+    }
+
+    /// Asks for an action and says the status code.
+    pub async fn act(&self, id: &str, action: Value) -> u16 {
+        let (status, _) = self.call("POST", &format!("/servers/{id}/action"), action).await;
+        status
+    }
+
+    /// Asks for an action as an admin in a microversion.
+    pub async fn act_as_admin(&self, id: &str, version: &str, action: Value) -> (u16, Value) {
+        let admin = self.caller(OTHER, &["admin", "member", "reader"]);
+        self.call_as(admin, version, "POST", &format!("/servers/{id}/action"), action)
+            .await
     }
 
     /// Waits until `probe` finds something.

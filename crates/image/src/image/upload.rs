@@ -3,7 +3,7 @@
 //! The bytes are checked and durable before the image says that it has them. Whatever goes wrong on the way, the image is
 //! `queued` again and its bytes are gone; after a crash [`Library::open`] sees to that.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -12,6 +12,7 @@ use madang_http::Failure;
 use madang_identity::Caller;
 use madang_store::{Cause, ErrorKind, Key, Resource};
 use tokio::sync::oneshot;
+use tokio_util::io::ReaderStream;
 
 use super::{Content, Image, ImageSpec, ImageState, rules::find_for};
 use crate::{
@@ -19,6 +20,9 @@ use crate::{
     format,
     library::Library,
 };
+
+/// How much of a file is read at a time. Larger pieces gain nothing on a local disk.
+const FILE_BYTES: usize = 512 << 10;
 
 /// Takes an image's bytes. The image is `saving` meanwhile, and `queued` again when they are not taken: also when
 /// whoever waits for this goes away, since the work is a task of the library's.
@@ -51,6 +55,22 @@ where
     });
     let outcome = outcome.await;
     outcome.unwrap_or_else(|_| Err(Failure::unavailable("madang is stopping: upload the image again")))
+}
+
+/// Takes a file of this host as an image's bytes, as [`upload`] takes a body.
+///
+/// # Errors
+/// As [`upload`].
+pub(crate) async fn take_file(library: &Arc<Library>, key: Key, cause: Cause, path: &Path) -> Result<(), Failure> {
+    let opened = tokio::fs::File::open(path).await;
+    let file = opened.map_err(|error| Failure::unavailable(format!("could not read {}: {error}", path.display())))?;
+    let upload = Upload {
+        library: Arc::clone(library),
+        cause,
+        key,
+        promised: None,
+    };
+    upload.run(ReaderStream::with_capacity(file, FILE_BYTES)).await
 }
 
 /// An upload under way.

@@ -1,14 +1,13 @@
 //! The domains over one store, and their faces below one address.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context;
 use axum::{Router, routing::get};
 use http::StatusCode;
 use ipnet::IpNet;
-use madang_compute::console::LocalConsoles;
+use madang_compute::{console::LocalConsoles, reach::Reach, server::control::Options};
 use madang_control::TaskGroup;
-use madang_host::workload::Driver;
 use madang_http::{Health, Metrics};
 use madang_identity::{Identity, catalog::rules::CatalogEntry};
 use madang_image::Library;
@@ -156,11 +155,12 @@ impl Cloud {
 }
 
 impl Cloud {
-    /// All faces below one address, with health and metrics beside them. `drivers` are this host's, for consoles;
+    /// All faces below one address, with health and metrics beside them. `reach` leads to the hosts of this process;
     /// `recorder` is where the trail is read.
     pub fn router(
         &self,
-        drivers: BTreeMap<String, Arc<dyn Driver>>,
+        reach: Reach,
+        options: Options,
         recorder: Arc<madang_audit::Recorder>,
         metrics: &Metrics,
         health: &Health,
@@ -172,10 +172,11 @@ impl Cloud {
         };
         let placement = madang_scheduler::api::PlacementApi { store: store.clone() };
         let network = madang_network::NetworkApi { store: store.clone() };
-        let consoles = Arc::new(LocalConsoles::new(drivers));
         let compute = madang_compute::api::ComputeApi {
             store: store.clone(),
-            consoles,
+            consoles: Arc::new(LocalConsoles::new(reach.clone())),
+            reach,
+            options,
         };
         let audit = madang_audit::api::AuditApi::new(recorder);
         let faces = [

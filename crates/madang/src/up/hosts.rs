@@ -1,16 +1,22 @@
 //! The hosts of this process: the machine it runs on, and those that only pretend.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use madang_compute::{
-    Phase, Server,
+    Phase, Power, Server,
     agent::{AgentOptions, Ground, HostFacts},
     driver::{
         qemu::QemuDriver,
         simulated::{Behaviour, SimulatedDriver, World},
     },
     metadata_service::MetadataService,
+    reach::Reach,
 };
 use madang_container::OciDriver;
 use madang_control::TaskGroup;
@@ -20,7 +26,7 @@ use madang_host::{
     capability::{self, Capacity},
     workload::{Driver, DriverError, State},
 };
-use madang_image::LocalCache;
+use madang_image::{Intake, LocalCache, LocalIntake};
 use tracing::warn;
 
 use super::domains::Cloud;
@@ -36,6 +42,9 @@ const ZONE: &str = "nova";
 const SIMULATED: &str = "simulated-";
 /// So that one can ask for them.
 const SIMULATED_ZONE: &str = "simulated";
+
+/// Drivers by the name that servers ask for.
+pub type Drivers = BTreeMap<String, Arc<dyn Driver>>;
 
 /// This machine.
 pub struct Host {
@@ -104,12 +113,8 @@ fn name(data: &DataDir) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// When their directories cannot be read or written.
-pub async fn drivers(
-    data: &DataDir,
-    host: &Host,
-    group: &TaskGroup,
-) -> anyhow::Result<BTreeMap<String, Arc<dyn Driver>>> {
-    let mut drivers: BTreeMap<String, Arc<dyn Driver>> = BTreeMap::new();
+pub async fn drivers(data: &DataDir, host: &Host, group: &TaskGroup) -> anyhow::Result<Drivers> {
+    let mut drivers = Drivers::new();
     match &host.probe {
         Ok(probe) => {
             let qemu = QemuDriver::open(&data.join("servers"), &host.instance, probe.clone(), group).await;
@@ -144,7 +149,8 @@ pub fn start(
     config: &Config,
     data: &DataDir,
     host: &Host,
-    drivers: BTreeMap<String, Arc<dyn Driver>>,
+    drivers: Drivers,
+    simulated: Drivers,
     group: &TaskGroup,
 ) -> anyhow::Result<()> {
     let uids = host.instance.uids().map_err(|error| anyhow::anyhow!(error.chain()))?;
@@ -164,6 +170,7 @@ pub fn start(
 
     let images: Arc<dyn madang_image::Cache> =
         Arc::new(LocalCache::new(cloud.store.clone(), Arc::clone(cloud.library.blobs())));
+    let intake: Arc<dyn Intake> = Arc::new(LocalIntake::new(Arc::clone(&cloud.library)));
     let ground = Ground {
         directory: data.join("servers"),
         instance: host.instance.clone(),
@@ -175,22 +182,50 @@ pub fn start(
         ground: Some(ground),
         drivers,
         images: Arc::clone(&images),
+        intake: Arc::clone(&intake),
     };
     madang_compute::agent::run(&cloud.store, options, group);
     if config.simulated_hosts > 0 {
-        simulate(cloud, config.simulated_hosts, images, group);
+        simulate(cloud, config.simulated_hosts, simulated, images, intake, group);
     }
     Ok(())
 }
 
+/// What simulated hosts run workloads with.
+pub fn simulated(cloud: &Cloud, config: &Config) -> Drivers {
+    if config.simulated_hosts == 0 {
+        return Drivers::new();
+    }
+    let simulated: Arc<dyn Driver> = Arc::new(SimulatedDriver::new(Arc::new(pretended(cloud)), Behaviour::default()));
+    ["qemu", "oci"]
+        .map(|name| (name.to_owned(), Arc::clone(&simulated)))
+        .into()
+}
+
+/// The way to all hosts of this process.
+pub fn reach(config: &Config, host: &Host, drivers: &Drivers, simulated: &Drivers) -> Reach {
+    Reach::default()
+        .and([host.name.clone()].into(), drivers.clone())
+        .and(simulated_names(config.simulated_hosts), simulated.clone())
+}
+
+fn simulated_names(count: u32) -> BTreeSet<String> {
+    (1..=count).map(|number| format!("{SIMULATED}{number:05}")).collect()
+}
+
 /// Starts one agent for all simulated hosts. They take what real hosts take.
-fn simulate(cloud: &Cloud, count: u32, images: Arc<dyn madang_image::Cache>, group: &TaskGroup) {
+fn simulate(
+    cloud: &Cloud,
+    count: u32,
+    drivers: Drivers,
+    images: Arc<dyn madang_image::Cache>,
+    intake: Arc<dyn Intake>,
+    group: &TaskGroup,
+) {
     let is_simulated = |host: &str| host.starts_with(SIMULATED);
     madang_network::agent::simulate(&cloud.store, is_simulated, group);
-    let simulated: Arc<dyn Driver> = Arc::new(SimulatedDriver::new(Arc::new(pretended(cloud)), Behaviour::default()));
-    let drivers = ["qemu", "oci"].map(|name| (name.to_owned(), Arc::clone(&simulated)));
     let options = AgentOptions {
-        hosts: (1..=count).map(|number| format!("{SIMULATED}{number:05}")).collect(),
+        hosts: simulated_names(count),
         facts: HostFacts {
             zone: SIMULATED_ZONE.to_owned(),
             cpus: 64,
@@ -200,8 +235,9 @@ fn simulate(cloud: &Cloud, count: u32, images: Arc<dyn madang_image::Cache>, gro
             acceleration: "nothing really runs here".to_owned(),
         },
         ground: None,
-        drivers: drivers.into(),
+        drivers,
         images,
+        intake,
     };
     madang_compute::agent::run(&cloud.store, options, group);
 }
@@ -214,8 +250,10 @@ fn pretended(cloud: &Cloud) -> World {
         host.is_some_and(|host| host.starts_with(SIMULATED))
     });
     World::with(on_simulated.filter_map(|server| match server.status.phase {
-        Phase::Active => Some((server.metadata.uid, State::Running { pid: 0 })),
+        Phase::Active | Phase::Rescued => Some((server.metadata.uid, State::Running { pid: 0 })),
+        Phase::Resized if server.spec.power == Power::On => Some((server.metadata.uid, State::Running { pid: 0 })),
         Phase::Paused => Some((server.metadata.uid, State::Paused)),
+        Phase::Suspended => Some((server.metadata.uid, State::Suspended)),
         _ => None,
     }))
 }

@@ -302,7 +302,7 @@ pub async fn create(
 
 /// A password for the guest's administrator. Nova's answer has to have one; like Nova without password injection, the
 /// cloud does not set it, and so it is not kept.
-fn new_password() -> String {
+pub(super) fn new_password() -> String {
     Uuid::new_v4().simple().to_string()[..12].to_owned()
 }
 
@@ -402,7 +402,12 @@ fn refuse_what_is_not_there(server: &Wanted) -> Result<(), Failure> {
     Err(Failure::invalid(message).at(field))
 }
 
-fn flavor(store: &Store, caller: &Caller, project: &str, reference: &Value) -> Result<Arc<Resource<Flavor>>, Failure> {
+pub(super) fn flavor(
+    store: &Store,
+    caller: &Caller,
+    project: &str,
+    reference: &Value,
+) -> Result<Arc<Resource<Flavor>>, Failure> {
     let id = reference.as_str().map_or_else(|| reference.to_string(), last_segment);
     let flavor = store.cache::<Flavor>().by_name(&id);
     let flavor = flavor.filter(|flavor| flavor.spec.is_visible(project) || caller.is_admin());
@@ -547,7 +552,7 @@ fn nic(store: &Store, caller: &Caller, project: &str, wanted: NetworkWanted) -> 
     })
 }
 
-fn check_metadata(store: &Store, project: &str, metadata: &BTreeMap<String, String>) -> Result<(), Failure> {
+pub(super) fn check_metadata(store: &Store, project: &str, metadata: &BTreeMap<String, String>) -> Result<(), Failure> {
     let limit = quota::limit(store, project, "metadata_items");
     if limit.is_some_and(|limit| metadata.len() as i64 > limit) {
         let message = "Quota exceeded, too many metadata items";
@@ -607,7 +612,7 @@ fn resolve_groups(store: &Store, project: &str, groups: &[NamedGroup]) -> Result
     Ok(ids)
 }
 
-fn key(store: &Store, caller: &Caller, name: &str) -> Result<ServerKey, Failure> {
+pub(super) fn key(store: &Store, caller: &Caller, name: &str) -> Result<ServerKey, Failure> {
     let key = store.get::<Keypair>(&Key::new(Keypair::NAME, "", &caller.subject.user.id, name));
     let key = key.ok_or_else(|| Failure::invalid("Invalid key_name provided.").at("key_name"))?;
     Ok(ServerKey {
@@ -618,7 +623,7 @@ fn key(store: &Store, caller: &Caller, name: &str) -> Result<ServerKey, Failure>
 }
 
 /// Base64 as Nova takes it: line breaks do not matter.
-fn is_base64(data: &str) -> bool {
+pub(super) fn is_base64(data: &str) -> bool {
     let compact: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     base64::engine::general_purpose::STANDARD.decode(&compact).is_ok()
 }

@@ -1,0 +1,150 @@
+//! What can be asked of a server beyond power and reboots. Verbs write it, the agent takes it back when it is done or
+//! cannot be done; of a [`Move`] each writes its own stages.
+//!
+//! ```text
+//!            no host                                    (control) back as it was
+//!  Placing ──────────► Failed ────────────────────────► none
+//!     │ claim placed (same transaction)
+//!     ▼  stopped            started there              confirmed: the new place and size are its own
+//!  Leaving ─────► Arriving ─────────────► Arrived ────► none
+//!                    │ cannot start          │ reverted
+//!                    └──────────► Reverting ◄┘
+//!                                     │ stopped     started where it was
+//!                                     └──► Returning ───► none
+//! ```
+//! The old place is set aside under the migration's name until the new one is confirmed or given up.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{FlavorSpec, Power};
+
+/// What is asked of a server at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    /// Rebuilds so far.
+    pub rebuilds: u64,
+    /// To run from another root, its own beside.
+    pub rescue: Option<Rescue>,
+    /// A copy of its root.
+    pub snapshot: Option<Snapshot>,
+    /// To be put away.
+    pub shelf: Option<Shelf>,
+    /// Another size or place.
+    pub moving: Option<Move>,
+}
+
+/// A rescue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// The image to run from.
+    pub image: String,
+}
+
+/// A copy of a server's root, into an image that is there already, without bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The image's id.
+    pub image: String,
+    /// For backups: how many of which sort stay.
+    #[serde(default)]
+    pub rotation: Option<Rotation>,
+}
+
+/// How many backups stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// The sort of backup, such as `daily`; each is counted by itself.
+    pub sort: String,
+    /// The newest so many.
+    pub keep: u32,
+}
+
+/// Being put away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shelf {
+    /// The image that takes its root; none when the root is a volume.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Leaves its host, too.
+    #[serde(default)]
+    pub offload: bool,
+}
+
+/// A change of size or place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Move {
+    /// The migration's record, and the name of the claim on the old place.
+    pub migration: Uuid,
+    /// What sort of change.
+    pub kind: MoveKind,
+    /// The flavor before, by id.
+    pub old_flavor_id: String,
+    /// The flavor before.
+    pub old_flavor: FlavorSpec,
+    /// Where it was.
+    pub source: String,
+    /// Where it goes, once that is known.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// Whether it ran before.
+    pub power: Power,
+    /// How far it is.
+    #[serde(default)]
+    pub stage: Stage,
+    /// Why it did not come about.
+    #[serde(default)]
+    pub failure: Option<String>,
+}
+
+/// Sorts of moves. Source: Nova's `migration_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveKind {
+    /// To another flavor, on any host.
+    Resize,
+    /// To another host, off meanwhile.
+    Migration,
+    /// From a host that is down, built anew.
+    Evacuation,
+}
+
+impl MoveKind {
+    /// Nova's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resize => "resize",
+            Self::Migration => "migration",
+            Self::Evacuation => "evacuation",
+        }
+    }
+}
+
+/// How far a move is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Waits for a place.
+    #[default]
+    Placing,
+    /// There is none.
+    Failed,
+    /// Has a place, is to leave its host.
+    Leaving,
+    /// Is to start there.
+    Arriving,
+    /// Is there, and waits for a word.
+    Arrived,
+    /// Is to leave again.
+    Reverting,
+    /// Is to start where it was.
+    Returning,
+}
+
+impl Asked {
+    /// How far its move is, if there is one.
+    pub fn stage(&self) -> Option<Stage> {
+        self.moving.as_ref().map(|moving| moving.stage)
+    }
+}

@@ -1,0 +1,140 @@
+//! Its root anew from an image; another root for once.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use madang_http::Failure;
+use madang_identity::Caller;
+use madang_image::Image;
+use madang_store::{Resource, Store};
+
+use super::{Done, Wants, allowed, check_lock, edit};
+use crate::{
+    Phase, Power, Server, ServerKey,
+    server::{Doing, Rescue},
+};
+
+/// What a rebuild may change beside the root; none leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct Rebuild {
+    /// The display name.
+    pub name: Option<String>,
+    /// The guest's name for itself.
+    pub hostname: Option<String>,
+    /// The description; inner none removes it.
+    pub description: Option<Option<String>>,
+    /// All of its metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// The key to put in; inner none puts none in.
+    pub key: Option<Option<ServerKey>>,
+    /// For the guest, in base64; inner none removes it.
+    pub user_data: Option<Option<String>>,
+    /// `AUTO` rather than `MANUAL`.
+    pub is_disk_automatic: Option<bool>,
+    /// Where the user says it is reached.
+    pub access_ipv4: Option<Ipv4Addr>,
+    /// Where the user says it is reached, in IPv6.
+    pub access_ipv6: Option<Ipv6Addr>,
+}
+
+/// Asks for its root to be made anew from an image that the caller may use.
+///
+/// # Errors
+/// `Conflict` in a state without it, when it is locked; `Invalid` for an image of the other sort (machine, container), or
+/// another image than the one in the volume it boots from.
+pub async fn rebuild(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    image: &Resource<Image>,
+    change: &Rebuild,
+) -> Done {
+    edit(store, caller, server, |server| {
+        check_lock(caller, server)?;
+        let phases = [Phase::Active, Phase::Stopped, Phase::Error];
+        allowed(server, "rebuild", &phases, Wants::Idle)?;
+        check_image(server, image)?;
+        let spec = &mut server.spec;
+        spec.image = Some(image.name().to_owned());
+        spec.asked.rebuilds += 1;
+        if server.status.phase == Phase::Error {
+            spec.power = Power::On;
+        }
+        let change = change.clone();
+        spec.name = change.name.unwrap_or_else(|| spec.name.clone());
+        spec.hostname = change.hostname.unwrap_or_else(|| spec.hostname.clone());
+        spec.description = change.description.unwrap_or_else(|| spec.description.clone());
+        spec.metadata = change.metadata.unwrap_or_else(|| spec.metadata.clone());
+        spec.key = change.key.unwrap_or_else(|| spec.key.clone());
+        spec.user_data = change.user_data.unwrap_or_else(|| spec.user_data.clone());
+        spec.is_disk_automatic = change.is_disk_automatic.unwrap_or(spec.is_disk_automatic);
+        spec.access_ipv4 = change.access_ipv4.or(spec.access_ipv4);
+        spec.access_ipv6 = change.access_ipv6.or(spec.access_ipv6);
+        server.status.fault = None;
+        server.status.action = Some(Doing::new("rebuild", &caller.cause()));
+        Ok(())
+    })
+    .await
+}
+
+fn check_image(server: &Resource<Server>, image: &Resource<Image>) -> Result<(), Failure> {
+    let unacceptable = |reason: &str| {
+        let message = format!("Image {} is unacceptable: {reason}", image.name());
+        Err(Failure::invalid(message).at("imageRef"))
+    };
+    if server.spec.image.is_none() {
+        return unacceptable("Unable to rebuild with a different image for a volume-backed server.");
+    }
+    match (image.spec.is_container(), server.spec.driver == "oci") {
+        (true, false) => unacceptable("a virtual machine cannot be rebuilt from a container image"),
+        (false, true) => unacceptable("a container cannot be rebuilt from a disk image"),
+        _ => Ok(()),
+    }
+}
+
+/// Asks for it to run from an image, its own root as a second disk.
+///
+/// # Errors
+/// `Conflict` in a state without it, when it is locked; `Invalid` for containers and servers that boot from a volume.
+pub async fn rescue(store: &Store, caller: &Caller, server: &Resource<Server>, image: Option<&str>) -> Done {
+    edit(store, caller, server, |server| {
+        check_lock(caller, server)?;
+        let phases = [Phase::Active, Phase::Stopped, Phase::Error];
+        allowed(server, "rescue", &phases, Wants::Idle)?;
+        let refuse = |reason: &str| {
+            let message = format!("Instance {} cannot be rescued: {reason}", server.name());
+            Err(Failure::invalid(message))
+        };
+        if server.spec.driver == "oci" {
+            return refuse("a container has no disk that another system could mend");
+        }
+        let Some(image) = image.or(server.spec.image.as_deref()) else {
+            return refuse("Cannot rescue a volume-backed instance");
+        };
+        server.spec.asked.rescue = Some(Rescue {
+            image: image.to_owned(),
+        });
+        server.status.fault = None;
+        server.status.action = Some(Doing::new("rescue", &caller.cause()));
+        Ok(())
+    })
+    .await
+}
+
+/// Asks for it to run from its own root again.
+///
+/// # Errors
+/// `Conflict` unless it is rescued; when it is locked.
+pub async fn unrescue(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
+    edit(store, caller, server, |server| {
+        check_lock(caller, server)?;
+        allowed(server, "unrescue", &[Phase::Rescued], Wants::Idle)?;
+        server.spec.asked.rescue = None;
+        server.spec.power = Power::On;
+        server.status.action = Some(Doing::new("unrescue", &caller.cause()));
+        Ok(())
+    })
+    .await
+}
