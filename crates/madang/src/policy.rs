@@ -43,6 +43,7 @@ pub fn defaults() -> Policy {
     policy.register_for("placement", madang_scheduler::api::POLICY);
     policy.register_for("image", madang_image::api::POLICY);
     policy.register_for("network", madang_network::POLICY);
+    policy.register_for("volume", madang_block::api::POLICY);
     policy.register_for("compute", madang_compute::api::POLICY);
     policy
 }

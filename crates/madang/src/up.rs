@@ -107,9 +107,18 @@ async fn start(
     let simulated = hosts::simulated(&cloud, config);
     let reach = hosts::reach(config, &host, &drivers, &simulated);
     let options = config.compute.options();
-    let router = cloud.router(reach, options.clone(), Arc::clone(&recorder), &metrics, &health);
+    let block = hosts::block(&cloud, data, &host)?;
+    let router = cloud.router(
+        reach,
+        options.clone(),
+        block.clone(),
+        Arc::clone(&recorder),
+        &metrics,
+        &health,
+    );
     server.serve(Trail::new(recorder, &config.trusted_proxies).over(router), group);
     hosts::start(&cloud, config, data, &host, drivers, simulated, group)?;
+    hosts::start_volumes(&cloud, block, group).await?;
     madang_compute::server::control::run(&cloud.store, options, group);
     checks.pass("network");
     match seed::is_due(data) {

@@ -37,7 +37,7 @@ pub struct Service {
 }
 
 /// All services, in the order in which they are asked whether they answer.
-pub const SERVICES: [Service; 6] = [
+pub const SERVICES: [Service; 8] = [
     Service {
         kind: "identity",
         name: "keystone",
@@ -80,6 +80,21 @@ pub const SERVICES: [Service; 6] = [
         version: "",
         description: "Audit trail",
     },
+    // Twice, since clients look for either name.
+    Service {
+        kind: "block-storage",
+        name: "cinder",
+        path: "/volume",
+        version: "/v3",
+        description: "Block storage",
+    },
+    Service {
+        kind: "volumev3",
+        name: "cinderv3",
+        path: "/volume",
+        version: "/v3/$(project_id)s",
+        description: "Block storage",
+    },
 ];
 
 /// The opened domains.
@@ -110,6 +125,7 @@ impl Cloud {
         madang_scheduler::register(&mut builder);
         madang_image::register(&mut builder);
         madang_network::register(&mut builder);
+        madang_block::register(&mut builder);
         madang_compute::register(&mut builder);
         let backend = Sqlite::open(SqliteOptions::new(data.database()));
         let backend: Arc<dyn Backend> = Arc::new(backend.await.context("could not open the store")?);
@@ -143,6 +159,9 @@ impl Cloud {
         madang_compute::flavor::seed::seed(&store)
             .await
             .context("could not make flavors")?;
+        madang_block::volume_type::rules::seed(&store)
+            .await
+            .context("could not make a volume type")?;
 
         let library = Library::open(store.clone(), &data.join("images"), group).await;
         let library = library.context("could not open the images")?;
@@ -156,11 +175,12 @@ impl Cloud {
 
 impl Cloud {
     /// All faces below one address, with health and metrics beside them. `reach` leads to the hosts of this process;
-    /// `recorder` is where the trail is read.
+    /// `block` keeps its volumes, `recorder` is where the trail is read.
     pub fn router(
         &self,
         reach: Reach,
         options: Options,
+        block: madang_block::api::BlockApi,
         recorder: Arc<madang_audit::Recorder>,
         metrics: &Metrics,
         health: &Health,
@@ -195,6 +215,7 @@ impl Cloud {
                 "/compute",
                 madang_compute::api::router(compute, metrics, behind("compute")),
             ),
+            ("/volume", madang_block::api::router(block, metrics, behind("volume"))),
         ];
         let mut router = Router::new()
             .route("/", get(async || madang_http::json(StatusCode::OK, &directory())))

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use madang_block::{api::BlockApi, driver::file::FileBackEnd};
 use madang_compute::{
     Phase, Power, Server,
     agent::{AgentOptions, Ground, HostFacts},
@@ -138,6 +139,35 @@ pub async fn drivers(data: &DataDir, host: &Host, group: &TaskGroup) -> anyhow::
         Err(error) => return Err(error).context("could not open the containers' directory"),
     }
     Ok(drivers)
+}
+
+/// What keeps volumes on this machine, and its API.
+///
+/// # Errors
+/// When their directory cannot be made.
+pub fn block(cloud: &Cloud, data: &DataDir, host: &Host) -> anyhow::Result<BlockApi> {
+    let back_end = FileBackEnd::open(&data.join("volumes")).context("could not open the volumes' directory")?;
+    Ok(BlockApi {
+        store: cloud.store.clone(),
+        host: host.name.clone(),
+        back_end: Arc::new(back_end),
+    })
+}
+
+/// Starts what makes volumes.
+///
+/// # Errors
+/// When their directory cannot be read.
+pub async fn start_volumes(cloud: &Cloud, block: BlockApi, group: &TaskGroup) -> anyhow::Result<()> {
+    let images = LocalCache::new(cloud.store.clone(), Arc::clone(cloud.library.blobs()));
+    let options = madang_block::control::Options {
+        host: block.host,
+        back_end: block.back_end,
+        images: Arc::new(images),
+        sink: None,
+    };
+    let started = madang_block::control::run(&cloud.store, options, group).await;
+    started.context("could not look through the volumes' directory")
 }
 
 /// Starts the agents: this machine's, and those of the simulated hosts.
