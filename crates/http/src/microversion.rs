@@ -110,9 +110,12 @@ impl Microversions {
             return Ok(self.max);
         }
         let version: Microversion = asked.parse().map_err(|()| {
-            Failure::invalid(format!(
-                "API Version String {asked} is of invalid format. Must be of format MajorNum.MinorNum."
-            ))
+            // Placement leaves the words to the library that reads the header.
+            Failure::invalid(if self.names_range {
+                format!("invalid version string: {asked}")
+            } else {
+                format!("API Version String {asked} is of invalid format. Must be of format MajorNum.MinorNum.")
+            })
         })?;
         if version < self.min || version > self.max {
             return Err(self.not_acceptable(version));

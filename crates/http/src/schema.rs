@@ -131,7 +131,7 @@ impl Schema {
                 )
             }
             (Form::Keystone, Some(_)) => format!("Invalid input for field '{}': {why}", path.join("/")),
-            (Form::Placement, _) => format!("JSON does not validate: {why}"),
+            (Form::Placement, _) => format!("JSON does not validate: {why}{}", self.details(error)),
             (_, None) => why,
             (Form::Plain, Some(_)) => format!("{}: {why}", path.join("/")),
         };
@@ -141,6 +141,28 @@ impl Schema {
         } else {
             failure.at(path.join("."))
         }
+    }
+
+    /// What Python's `jsonschema` adds when an error is shown in full: the part of the schema and the value.
+    fn details(&self, error: &ValidationError<'_>) -> String {
+        let steps = |path: &str| -> String {
+            let step = |step: &str| match step.parse::<usize>() {
+                Ok(number) => format!("[{number}]"),
+                Err(_) => format!("[{}]", quoted(&unescape(step))),
+            };
+            path.split('/').skip(1).map(step).collect()
+        };
+        let path = error.schema_path().as_str();
+        let (above, keyword) = path.rsplit_once('/').unwrap_or(("", path));
+        let part = self.source.pointer(above).unwrap_or(&self.source);
+        format!(
+            "\n\nFailed validating {} in schema{}:\n    {}\n\nOn instance{}:\n    {}",
+            quoted(keyword),
+            steps(above),
+            python_repr(part),
+            steps(error.instance_path().as_str()),
+            python_repr(error.instance())
+        )
     }
 
     /// What Python's `jsonschema` says.
@@ -155,7 +177,14 @@ impl Schema {
                     .iter()
                     .map(|name| python_repr(&Value::from(name.as_str())))
                     .collect();
-                let verb = if names.len() == 1 { "was" } else { "were" };
+                let (verb, does) = if names.len() == 1 {
+                    ("was", "does")
+                } else {
+                    ("were", "do")
+                };
+                if let Some(patterns) = self.patterns(error) {
+                    return format!("{} {does} not match any of the regexes: {patterns}", names.join(", "));
+                }
                 format!(
                     "Additional properties are not allowed ({} {verb} unexpected)",
                     names.join(", ")
@@ -181,6 +210,18 @@ impl Schema {
             Is::Not { schema } => format!("{it} should not be valid under {}", python_repr(schema)),
             _ => error.to_string(),
         }
+    }
+
+    /// The patterns that names of properties may have beside those that are listed, where there are any.
+    fn patterns(&self, error: &ValidationError<'_>) -> Option<String> {
+        let (above, _) = error.schema_path().as_str().rsplit_once('/')?;
+        let patterns = self.source.pointer(above)?.get("patternProperties")?.as_object()?;
+        let mut quoted: Vec<String> = patterns
+            .keys()
+            .map(|pattern| python_repr(&Value::from(pattern.as_str())))
+            .collect();
+        quoted.sort();
+        (!quoted.is_empty()).then(|| quoted.join(", "))
     }
 
     /// The types in the schema's own order, which the compiled one has lost.

@@ -21,6 +21,7 @@ use crate::Amounts;
 pub(crate) mod api;
 pub mod handover;
 pub mod rules;
+pub(crate) mod write;
 
 /// The kind of claims. `metadata.name` is the consumer's uuid (a server's id), `metadata.project` its project; the
 /// consumer owns it, so that it goes with it.

@@ -2,8 +2,11 @@
 
 mod amounts;
 pub mod api;
+pub mod candidates;
 pub mod claim;
+mod class;
 pub mod control;
+pub mod forest;
 pub mod host_group;
 pub mod placement;
 pub mod provider;
@@ -12,6 +15,7 @@ use madang_store::StoreBuilder;
 
 pub use amounts::{Amounts, Class};
 pub use claim::{Claim, ClaimGroup, ClaimSpec, ClaimStatus, GroupPolicy, Refusal, Share, Wishes};
+pub use class::{ResourceClass, Trait};
 pub use host_group::{HostGroup, HostGroupSpec};
 pub use provider::{Capabilities, Cell, DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, ProviderStatus, VCPU};
 
@@ -19,5 +23,8 @@ pub use provider::{Capabilities, Cell, DISK_GB, Inventory, MEMORY_MB, Provider, 
 pub fn register(store: &mut StoreBuilder) {
     store.kind::<Provider>();
     store.kind::<HostGroup>();
+    store.kind::<ResourceClass>();
+    store.kind::<Trait>();
+    store.rule::<Provider>(provider::rules::admit);
     store.rule::<Claim>(claim::rules::admit);
 }

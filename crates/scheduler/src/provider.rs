@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod inventories;
 pub(crate) mod labels;
+pub(crate) mod rules;
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,11 @@ impl Kind for Provider {
     type Status = ProviderStatus;
 
     fn indexes() -> Indexes<Self> {
-        Indexes::<Self>::new().on("name", |r| vec![r.spec.name.clone()])
+        Indexes::<Self>::new()
+            .on("name", |r| vec![r.spec.name.clone()])
+            .on("parent", |r| r.spec.parent.iter().cloned().collect())
+            .on("class", |r| r.spec.inventories.keys().cloned().collect())
+            .on("trait", |r| r.spec.traits.clone())
     }
 }
 
@@ -90,6 +95,11 @@ impl Inventory {
     /// What may be given in all: `(total - reserved) * allocation_ratio`.
     pub fn capacity(&self) -> i64 {
         ((self.total - self.reserved) as f64 * self.allocation_ratio) as i64
+    }
+
+    /// Whether one consumer may take this much at once, however much is left.
+    pub fn takes(&self, amount: i64) -> bool {
+        (self.min_unit..=self.max_unit).contains(&amount) && amount % self.step_size.max(1) == 0
     }
 }
 

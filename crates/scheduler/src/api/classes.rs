@@ -1,170 +1,290 @@
 //! `/resource_classes` and `/traits`: the names of what providers have.
 
-use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
 
 use axum::{
-    extract::{Path, State},
+    extract::Path,
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use madang_http::{Failure, Microversion, Query, json};
-use madang_identity::Caller;
-use madang_store::Store;
+use jiff::Timestamp;
+use madang_http::{Failure, Form, Schema};
+use madang_store::{Metadata, Resource, StoreError};
 use serde_json::{Value, json};
 
-use super::{PlacementApi, dated, enforce};
-use crate::Provider;
+use super::{call::Call, failure, standard};
+use crate::{
+    Provider, ResourceClass, Trait,
+    class::{classes, is_class, is_trait, traits},
+};
 
-/// The standard classes. Source: os-resource-classes.
-const CLASSES: &[&str] = &[
-    "VCPU",
-    "MEMORY_MB",
-    "DISK_GB",
-    "PCI_DEVICE",
-    "SRIOV_NET_VF",
-    "NUMA_SOCKET",
-    "NUMA_CORE",
-    "NUMA_THREAD",
-    "NUMA_MEMORY_MB",
-    "IPV4_ADDRESS",
-    "VGPU",
-    "VGPU_DISPLAY_HEAD",
-    "NET_BW_EGR_KILOBIT_PER_SEC",
-    "NET_BW_IGR_KILOBIT_PER_SEC",
-    "PCPU",
-    "MEM_ENCRYPTION_CONTEXT",
-    "FPGA",
-    "PGPU",
-    "NET_PACKET_RATE_KILOPACKET_PER_SEC",
-    "NET_PACKET_RATE_EGR_KILOPACKET_PER_SEC",
-    "NET_PACKET_RATE_IGR_KILOPACKET_PER_SEC",
-];
+static CLASS: LazyLock<Schema> = LazyLock::new(|| {
+    Schema::new(
+        Form::Placement,
+        json!({
+            "type": "object",
+            "properties": { "name": { "type": "string", "pattern": "^CUSTOM_[A-Z0-9_]+$", "maxLength": 255 } },
+            "required": ["name"],
+            "additionalProperties": false,
+        }),
+    )
+});
 
-/// Standard traits that mean something here. Source: os-traits.
-const TRAITS: &[&str] = &[
-    "COMPUTE_STATUS_DISABLED",
-    "COMPUTE_NODE",
-    "COMPUTE_IMAGE_TYPE_QCOW2",
-    "COMPUTE_IMAGE_TYPE_RAW",
-    "HW_CPU_X86_VMX",
-    "HW_CPU_X86_SVM",
-    "HW_CPU_X86_AVX",
-    "HW_CPU_X86_AVX2",
-    "HW_CPU_X86_AESNI",
-];
-
-fn classes_of(store: &Store) -> BTreeSet<String> {
-    let providers = store.cache::<Provider>().all();
-    let used = providers
-        .iter()
-        .flat_map(|provider| provider.spec.inventories.keys().cloned());
-    CLASSES.iter().map(|class| (*class).to_owned()).chain(used).collect()
+fn class_view(call: &Call, name: &str) -> Value {
+    let href = call.path(&format!("/resource_classes/{name}"));
+    json!({ "name": name, "links": [{ "rel": "self", "href": href }] })
 }
 
-fn traits_of(store: &Store) -> BTreeSet<String> {
-    let providers = store.cache::<Provider>().all();
-    let used = providers
-        .iter()
-        .flat_map(|provider| provider.spec.traits.iter().cloned());
-    TRAITS.iter().map(|one| (*one).to_owned()).chain(used).collect()
+fn made(call: &Call, name: &str) -> Option<Timestamp> {
+    let class = call.api.store.cache::<ResourceClass>().by_name(name)?;
+    Some(class.metadata.updated)
 }
 
-fn class_view(name: &str) -> Value {
-    json!({ "name": name, "links": [{ "rel": "self", "href": format!("/placement/resource_classes/{name}") }] })
+fn no_class(name: &str) -> Failure {
+    Failure::not_found(format!("No such resource class {name}."))
 }
 
 /// `GET /resource_classes`, since 1.2.
-pub(super) async fn list(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:resource_classes:list")?;
-    let classes: Vec<Value> = classes_of(&api.store).iter().map(|name| class_view(name)).collect();
-    Ok(dated(
-        json(StatusCode::OK, &json!({ "resource_classes": classes })),
-        version,
-    ))
+pub(super) async fn list(call: Call) -> Result<Response, Failure> {
+    call.since(2)?;
+    call.takes_json()?;
+    call.may("placement:resource_classes:list")?;
+    let names = classes(&call.api.store);
+    let shown: Vec<Value> = names.iter().map(|name| class_view(&call, name)).collect();
+    Ok(call.answer(StatusCode::OK, &json!({ "resource_classes": shown }), None))
+}
+
+/// `POST /resource_classes`, since 1.2.
+pub(super) async fn create(call: Call) -> Result<Response, Failure> {
+    call.since(2)?;
+    call.sends_json()?;
+    call.may("placement:resource_classes:create")?;
+    let body = call.content(&CLASS)?;
+    let name = body["name"].as_str().unwrap_or_default();
+    if !make_class(&call, name).await? {
+        return Err(Failure::conflict(format!(
+            "Conflicting resource class already exists: {name}"
+        )));
+    }
+    Ok(call.at(StatusCode::CREATED, &format!("/resource_classes/{name}")))
+}
+
+/// Makes a class; false when there is one.
+async fn make_class(call: &Call, name: &str) -> Result<bool, Failure> {
+    if is_class(&call.api.store, name) {
+        return Ok(false);
+    }
+    let mut tx = call.api.store.begin(call.caller.cause());
+    let made = tx.create(Resource::<ResourceClass>::new(Metadata::new("", name), ()));
+    match made {
+        Ok(_) => {}
+        Err(StoreError::Exists { .. }) => return Ok(false),
+        Err(other) => return Err(failure(other)),
+    }
+    match tx.commit().await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Exists { .. }) => Ok(false),
+        Err(other) => Err(failure(other)),
+    }
 }
 
 /// `GET /resource_classes/{name}`.
-pub(super) async fn show(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(name): Path<String>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:resource_classes:show")?;
-    if !classes_of(&api.store).contains(&name) {
-        return Err(Failure::not_found(format!("No such resource class {name}.")));
+pub(super) async fn show(Path(name): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.since(2)?;
+    call.takes_json()?;
+    call.may("placement:resource_classes:show")?;
+    if !is_class(&call.api.store, &name) {
+        return Err(no_class(&name));
     }
-    Ok(dated(json(StatusCode::OK, &class_view(&name)), version))
+    Ok(call.answer(StatusCode::OK, &class_view(&call, &name), made(&call, &name)))
 }
 
-/// `GET /traits`: all, or those that `name=in:…` or `name=startswith:…` selects.
-pub(super) async fn traits(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:traits:list")?;
-    let mut traits = traits_of(&api.store);
-    if let Some(filter) = query.get("name") {
+/// `PUT /resource_classes/{name}`: up to 1.6 renames, from 1.7 on makes sure that there is one.
+pub(super) async fn put(Path(name): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.since(2)?;
+    if !call.is_since(7) {
+        return rename(&call, &name).await;
+    }
+    call.may("placement:resource_classes:update")?;
+    CLASS.check(&json!({ "name": name }))?;
+    let status = if make_class(&call, &name).await? {
+        StatusCode::CREATED
+    } else {
+        StatusCode::NO_CONTENT
+    };
+    Ok(call.at(status, &format!("/resource_classes/{name}")))
+}
+
+async fn rename(call: &Call, name: &str) -> Result<Response, Failure> {
+    call.sends_json()?;
+    call.may("placement:resource_classes:update")?;
+    let body = call.content(&CLASS)?;
+    let new = body["name"].as_str().unwrap_or_default();
+    if !is_class(&call.api.store, name) {
+        return Err(no_class(name));
+    }
+    if standard::CLASSES.contains(&name) {
+        return Err(Failure::invalid(format!(
+            "Cannot update standard resource class {name}"
+        )));
+    }
+    if new != name {
+        refuse_used(call, name)?;
+        if !make_class(call, new).await? {
+            return Err(Failure::conflict(format!("Resource class already exists: {new}")));
+        }
+        remove_class(call, name).await?;
+    }
+    Ok(call.answer(StatusCode::OK, &class_view(call, new), None))
+}
+
+fn refuse_used(call: &Call, name: &str) -> Result<(), Failure> {
+    if call.api.store.cache::<Provider>().count_by("class", name) == 0 {
+        return Ok(());
+    }
+    Err(Failure::conflict(format!(
+        "Error in delete resource class: Cannot delete resource class {name}. Class is in use in inventory."
+    )))
+}
+
+async fn remove_class(call: &Call, name: &str) -> Result<(), Failure> {
+    if let Some(class) = call.api.store.cache::<ResourceClass>().by_name(name) {
+        let mut tx = call.api.store.begin(call.caller.cause());
+        tx.delete(&*class).map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+    }
+    Ok(())
+}
+
+/// `DELETE /resource_classes/{name}`.
+pub(super) async fn delete(Path(name): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.since(2)?;
+    call.may("placement:resource_classes:delete")?;
+    if !is_class(&call.api.store, &name) {
+        return Err(no_class(&name));
+    }
+    if standard::CLASSES.contains(&name.as_str()) {
+        return Err(Failure::invalid(format!(
+            "Error in delete resource class: Cannot delete standard resource class {name}."
+        )));
+    }
+    refuse_used(&call, &name)?;
+    remove_class(&call, &name).await?;
+    Ok(Call::done())
+}
+
+static TRAITS_QUERY: LazyLock<Schema> = LazyLock::new(|| {
+    Schema::new(
+        Form::Placement,
+        json!({
+            "type": "object",
+            "properties": { "name": { "type": "string" }, "associated": { "type": "string" } },
+            "additionalProperties": false,
+        }),
+    )
+});
+
+/// `GET /traits`: all, or those that `name=in:…` or `name=startswith:…` selects, or that providers have.
+pub(super) async fn list_traits(call: Call) -> Result<Response, Failure> {
+    call.since(6)?;
+    call.takes_json()?;
+    call.may("placement:traits:list")?;
+    call.check_query(&TRAITS_QUERY)?;
+    let associated = match call.query.get("associated").map(str::to_lowercase).as_deref() {
+        None => None,
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        Some(_) => {
+            let message = "The query parameter \"associated\" only accepts \"true\" or \"false\"";
+            return Err(Failure::invalid(message).at("associated"));
+        }
+    };
+    let mut found = traits(&call.api.store, associated);
+    if let Some(filter) = call.query.get("name") {
         match filter.split_once(':') {
-            Some(("in", names)) => traits.retain(|name| names.split(',').any(|wanted| wanted == name)),
-            Some(("startswith", start)) => traits.retain(|name| name.starts_with(start)),
-            _ => {
+            Some(("in", names)) => found.retain(|name| names.split(',').any(|wanted| wanted == name)),
+            Some(("startswith", start)) => found.retain(|name| name.starts_with(start)),
+            Some(_) => {}
+            None => {
                 let message = format!(
-                    "Badly formatted name parameter. Expected name query string parameter in form: ?name=[in|startswith]:[name1,name2|prefix]. Got: \"{filter}\""
+                    "Badly formatted name parameter. Expected name query string parameter in form: \
+                     ?name=[in|startswith]:[name1,name2|prefix]. Got: \"{filter}\""
                 );
                 return Err(Failure::invalid(message).at("name"));
             }
         }
     }
-    Ok(dated(json(StatusCode::OK, &json!({ "traits": traits })), version))
+    Ok(call.answer(StatusCode::OK, &json!({ "traits": found }), None))
+}
+
+fn no_trait(name: &str) -> Failure {
+    Failure::not_found(format!("No such trait(s): {name}."))
+}
+
+fn trait_known(call: &Call, name: &str) -> Option<Arc<Resource<Trait>>> {
+    call.api.store.cache::<Trait>().by_name(name)
 }
 
 /// `GET /traits/{name}`: 204 when it is known.
-pub(super) async fn show_trait(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    Path(name): Path<String>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:traits:show")?;
-    if traits_of(&api.store).contains(&name) {
-        Ok(StatusCode::NO_CONTENT.into_response())
-    } else {
-        Err(Failure::not_found(format!("No such trait(s): {name}.")))
+pub(super) async fn show_trait(Path(name): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.since(6)?;
+    call.may("placement:traits:show")?;
+    if !is_trait(&call.api.store, &name) {
+        return Err(no_trait(&name));
     }
+    let mut response = Call::done();
+    call.date(&mut response, trait_known(&call, &name).map(|one| one.metadata.created));
+    Ok(response)
 }
 
-/// `PUT /traits/{name}`: traits need not be made here; a well-formed custom one is known as soon as a provider has it.
-pub(super) async fn need_trait(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    Path(name): Path<String>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:traits:update")?;
-    check_trait(&api.store, &name)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+/// `PUT /traits/{name}`: 201 when it is new, 204 when it was known.
+pub(super) async fn put_trait(Path(name): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.since(6)?;
+    call.may("placement:traits:update")?;
+    let rest = name.strip_prefix("CUSTOM_").unwrap_or_default();
+    let is_plain = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_';
+    if rest.is_empty() || name.len() > 255 || !rest.bytes().all(is_plain) {
+        return Err(Failure::invalid(
+            "The trait is invalid. A valid trait must be no longer than 255 characters, start with the prefix \
+             \"CUSTOM_\" and use following characters: \"A\"-\"Z\", \"0\"-\"9\" and \"_\"",
+        )
+        .at("name"));
+    }
+    let mut status = StatusCode::NO_CONTENT;
+    if trait_known(&call, &name).is_none() {
+        let mut tx = call.api.store.begin(call.caller.cause());
+        let is_new = tx.create(Resource::<Trait>::new(Metadata::new("", &name), ())).is_ok();
+        match tx.commit().await {
+            Ok(_) if is_new => status = StatusCode::CREATED,
+            Ok(_) | Err(StoreError::Exists { .. }) => {}
+            Err(other) => return Err(failure(other)),
+        }
+    }
+    let mut response = status.into_response();
+    call.locate(&mut response, &format!("/traits/{name}"));
+    call.date(&mut response, trait_known(&call, &name).map(|one| one.metadata.created));
+    Ok(response)
 }
 
-/// Requires that a trait is a standard one or a well-formed custom one.
-pub(crate) fn check_trait(store: &Store, name: &str) -> Result<(), Failure> {
-    let is_custom = name.strip_prefix("CUSTOM_").is_some_and(|rest| {
-        !rest.is_empty()
-            && name.len() <= 255
-            && rest
-                .bytes()
-                .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
-    });
-    if is_custom || traits_of(store).contains(name) {
-        Ok(())
-    } else {
-        Err(Failure::invalid(format!(
-            "No such trait {name}: it is neither a standard one nor CUSTOM_[A-Z0-9_]+"
-        ))
-        .at("traits"))
+/// `DELETE /traits/{name}`.
+pub(super) async fn delete_trait(Path(name): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.since(6)?;
+    call.may("placement:traits:delete")?;
+    if standard::TRAITS.binary_search(&name.as_str()).is_ok() {
+        return Err(Failure::invalid(format!("Cannot delete standard trait {name}.")));
     }
+    if !is_trait(&call.api.store, &name) {
+        return Err(no_trait(&name));
+    }
+    if call.api.store.cache::<Provider>().count_by("trait", &name) > 0 {
+        return Err(Failure::conflict(format!(
+            "The trait {name} is in use by a resource provider."
+        )));
+    }
+    if let Some(known) = trait_known(&call, &name) {
+        let mut tx = call.api.store.begin(call.caller.cause());
+        tx.delete(&*known).map_err(failure)?;
+        tx.commit().await.map_err(failure)?;
+    }
+    Ok(Call::done())
 }

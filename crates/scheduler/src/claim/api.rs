@@ -1,283 +1,302 @@
-//! `/allocations` and `/usages`: what consumers have.
+//! `/allocations`: what consumers have.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use axum::{
-    extract::{Path, State},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::Path, response::Response};
 use http::StatusCode;
-use madang_http::{Failure, Form, Json, Microversion, Query, Schema, json};
-use madang_identity::Caller;
-use madang_store::{Metadata, Resource};
+use jiff::Timestamp;
+use madang_http::{Failure, Form, Microversion, Schema};
+use madang_store::Resource;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::write::{Wanted, write};
 use crate::{
-    Amounts, Claim, ClaimSpec, ClaimStatus, Provider,
-    api::{PlacementApi, allocation_view, dated, enforce, failure, find},
+    Amounts, Claim, Class, Provider,
+    api::{Call, failure, find},
 };
 
-/// The consumer type of claims made through this API where none is said.
-const UNKNOWN: &str = "unknown";
+const UUID: &str = "^[0-9a-fA-F-]{36}$";
 
 /// `GET /allocations/{consumer}`.
-pub(crate) async fn show(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(consumer): Path<String>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:allocations:list")?;
-    let claim = api.store.cache::<Claim>().by_name(&consumer);
-    let provider = claim
-        .as_ref()
-        .and_then(|claim| api.store.cache::<Provider>().by_name(claim.status.provider.as_deref()?));
-    let mut body = json!({ "allocations": {} });
-    if let (Some(claim), Some(provider)) = (claim, provider) {
-        body["allocations"] = allocation_view(&claim, &provider);
-        if version >= Microversion(1, 12) {
-            body["project_id"] = json!(claim.project());
-            body["user_id"] = json!(claim.spec.user);
-        }
-        if version >= Microversion(1, 28) {
-            body["consumer_generation"] = json!(claim.metadata.generation);
-        }
-        if version >= Microversion(1, 38) {
-            body["consumer_type"] = json!(consumer_type(&claim));
-        }
+pub(crate) async fn show(Path(consumer): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.takes_json()?;
+    call.may("placement:allocations:list")?;
+    let claim = call.api.store.cache::<Claim>().by_name(&consumer);
+    let claim = claim.filter(|claim| claim.status.given(&claim.spec).next().is_some());
+    let Some(claim) = claim else {
+        return Ok(call.answer(StatusCode::OK, &json!({ "allocations": {} }), None));
+    };
+    let providers = call.api.store.cache::<Provider>();
+    let allocations: Map<String, Value> = claim
+        .status
+        .given(&claim.spec)
+        .map(|(id, amounts)| {
+            let generation = providers.by_name(id).map_or(0, |provider| provider.spec.generation);
+            (id.to_owned(), json!({ "resources": amounts, "generation": generation }))
+        })
+        .collect();
+    let mut body = json!({ "allocations": allocations });
+    if call.is_since(12) {
+        body["project_id"] = json!(claim.project());
+        body["user_id"] = json!(claim.spec.user);
     }
-    Ok(dated(json(StatusCode::OK, &body), version))
+    if call.is_since(28) {
+        body["consumer_generation"] = json!(claim.status.generation);
+    }
+    if call.is_since(38) {
+        body["consumer_type"] = json!(consumer_type(&claim.spec.consumer_kind));
+    }
+    Ok(call.answer(StatusCode::OK, &body, Some(claim.metadata.updated)))
 }
 
 /// Placement's name for a sort of consumer.
-fn consumer_type(claim: &Resource<Claim>) -> String {
-    if claim.spec.consumer_kind == "servers" {
-        "INSTANCE".to_owned()
-    } else {
-        claim.spec.consumer_kind.to_uppercase()
+pub(crate) fn consumer_type(kind: &str) -> &str {
+    match kind {
+        "" => "unknown",
+        "servers" => "INSTANCE",
+        "migrations" => "MIGRATION",
+        other => other,
     }
 }
 
-static SET: LazyLock<Schema> = LazyLock::new(|| {
-    let amounts = json!({
+/// `GET /resource_providers/{id}/allocations`.
+pub(crate) async fn of_provider(Path(id): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.takes_json()?;
+    call.may("placement:resource_providers:allocations:list")?;
+    let provider = find(&call.api.store, &id)
+        .map_err(|failure| Failure::not_found(format!("Resource provider '{id}' not found: {}", failure.message)))?;
+    let claims = call.api.store.cache::<Claim>().by("provider", &id);
+    let mut modified: Option<Timestamp> = None;
+    let mut allocations = Map::new();
+    for claim in &claims {
+        let mut given = claim.status.given(&claim.spec);
+        let Some((_, amounts)) = given.find(|(giver, _)| *giver == id) else {
+            continue;
+        };
+        let mut shown = json!({ "resources": amounts });
+        if call.is_since(28) {
+            shown["consumer_generation"] = json!(claim.status.generation);
+        }
+        allocations.insert(claim.name().to_owned(), shown);
+        modified = modified.max(Some(claim.metadata.updated));
+    }
+    let body = json!({ "allocations": allocations, "resource_provider_generation": provider.spec.generation });
+    Ok(call.answer(StatusCode::OK, &body, modified))
+}
+
+fn amounts_schema() -> Value {
+    json!({
         "type": "object",
         "minProperties": 1,
         "patternProperties": { "^[A-Z0-9_]+$": { "type": "integer", "minimum": 1 } },
         "additionalProperties": false,
-    });
-    let allocation = json!({
+    })
+}
+
+fn owner() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 255 })
+}
+
+/// Up to 1.11: a list of providers; from 1.8 on with project and user.
+fn list_schema(version: Microversion) -> Value {
+    let one = json!({
         "type": "object",
-        "required": ["resources"],
-        "properties": { "resources": amounts, "generation": { "type": "integer" } },
+        "properties": {
+            "resource_provider": {
+                "type": "object",
+                "properties": { "uuid": { "type": "string", "format": "uuid" } },
+                "additionalProperties": false,
+                "required": ["uuid"],
+            },
+            "resources": amounts_schema(),
+        },
+        "required": ["resource_provider", "resources"],
         "additionalProperties": false,
     });
-    Schema::new(
-        Form::Placement,
-        json!({
+    let mut properties = json!({ "allocations": { "type": "array", "minItems": 1, "items": one } });
+    let mut required = vec!["allocations"];
+    if version >= Microversion(1, 8) {
+        (properties["project_id"], properties["user_id"]) = (owner(), owner());
+        required.extend(["project_id", "user_id"]);
+    }
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+/// From 1.12 on: an object by provider, with project and user; from 1.28 on with the consumer's generation.
+fn object_schema(version: Microversion, is_deletable: bool) -> Value {
+    let one = json!({
+        "type": "object",
+        "properties": { "generation": { "type": "integer" }, "resources": amounts_schema() },
+        "required": ["resources"],
+        "additionalProperties": false,
+    });
+    let least = u8::from(!is_deletable);
+    let mut properties = json!({
+        "allocations": {
             "type": "object",
-            "required": ["allocations", "project_id", "user_id"],
-            "properties": {
-                "allocations": { "type": "object", "additionalProperties": allocation },
-                "project_id": { "type": "string", "minLength": 1, "maxLength": 255 },
-                "user_id": { "type": "string", "minLength": 1, "maxLength": 255 },
-                "consumer_generation": { "type": ["integer", "null"] },
-                "consumer_type": { "type": "string", "pattern": "^[A-Z0-9_]+$", "minLength": 1, "maxLength": 255 },
-                "mappings": { "type": "object" },
-            },
+            "minProperties": least,
+            "patternProperties": { UUID: one },
             "additionalProperties": false,
-        }),
-    )
+        },
+        "project_id": owner(),
+        "user_id": owner(),
+    });
+    let mut required = vec!["allocations", "project_id", "user_id"];
+    if version >= Microversion(1, 28) {
+        properties["consumer_generation"] = json!({ "type": ["integer", "null"] });
+        required.push("consumer_generation");
+    }
+    if version >= Microversion(1, 34) {
+        properties["mappings"] = json!({
+            "type": "object",
+            "minProperties": 1,
+            "patternProperties": {
+                "[a-zA-Z0-9_-]{1,64}": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": { "type": "string", "format": "uuid" },
+                },
+            },
+        });
+    }
+    if version >= Microversion(1, 38) {
+        properties["consumer_type"] =
+            json!({ "type": "string", "pattern": "^[A-Z0-9_]+$", "minLength": 1, "maxLength": 255 });
+        required.push("consumer_type");
+    }
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+/// The body that says what several consumers are to have.
+pub(crate) fn several_schema(version: Microversion, least: u8) -> Value {
+    json!({
+        "type": "object",
+        "minProperties": least,
+        "additionalProperties": false,
+        "patternProperties": { UUID: object_schema(version, true) },
+    })
+}
+
+/// Schemas by the microversions that have one of their own, compiled when first asked for.
+static PUT: LazyLock<BTreeMap<u16, Schema>> = LazyLock::new(|| {
+    let schema = |minor| {
+        let version = Microversion(1, minor);
+        let body = if minor < 12 {
+            list_schema(version)
+        } else {
+            object_schema(version, minor >= 28)
+        };
+        (minor, Schema::new(Form::Placement, body))
+    };
+    [0, 8, 12, 28, 34, 38].map(schema).into()
 });
 
-/// `PUT /allocations/{consumer}`, in the form of 1.12 and later: one provider for each consumer.
-pub(crate) async fn set(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(consumer): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:allocations:update")?;
-    if version < Microversion(1, 12) {
-        return Err(Failure::invalid(
-            "allocations are taken in the form of microversion 1.12 and later",
-        ));
-    }
-    SET.check(&body)?;
+static POST: LazyLock<BTreeMap<u16, Schema>> = LazyLock::new(|| {
+    let schema = |minor| {
+        (
+            minor,
+            Schema::new(Form::Placement, several_schema(Microversion(1, minor), 1)),
+        )
+    };
+    [12, 28, 34, 38].map(schema).into()
+});
+
+/// The schema of the newest form that is not newer than what is asked for.
+fn pick(schemas: &BTreeMap<u16, Schema>, version: Microversion) -> Result<&Schema, Failure> {
+    let found = schemas.range(..=version.1).next_back().map(|(_, schema)| schema);
+    found.ok_or_else(|| Failure::not_found("The resource could not be found."))
+}
+
+/// `PUT /allocations/{consumer}`.
+pub(crate) async fn set(Path(consumer): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.sends_json()?;
+    call.may("placement:allocations:update")?;
     let uid = Uuid::try_parse(&consumer)
         .map_err(|_| Failure::invalid(format!("Malformed consumer_uuid: {consumer}")).at("consumer_uuid"))?;
-    let allocations = body["allocations"].as_object().cloned().unwrap_or_default();
-    let known = api.store.cache::<Claim>().by_name(&consumer);
-    check_consumer(version, known.as_deref(), &body)?;
-    if known
-        .as_ref()
-        .is_some_and(|claim| claim.spec.consumer_kind == "servers")
-    {
-        return Err(Failure::conflict(format!(
-            "the allocation of server {consumer} belongs to the scheduler"
-        )));
-    }
-    let mut tx = api.store.begin(caller.cause());
-    match one_of(&allocations)? {
-        None => {
-            if let Some(claim) = &known {
-                tx.delete(claim).map_err(failure)?;
+    let body = call.content(pick(&PUT, call.version)?)?;
+    let wanted = [read(&call, uid, &body)];
+    submit(&call, &wanted).await
+}
+
+/// `POST /allocations`, since 1.13: for several consumers at once.
+pub(crate) async fn set_several(call: Call) -> Result<Response, Failure> {
+    call.since(13)?;
+    call.sends_json()?;
+    call.may("placement:allocations:manage")?;
+    let body = call.content(pick(&POST, call.version)?)?;
+    submit(&call, &read_several(&call, &body)?).await
+}
+
+async fn submit(call: &Call, wanted: &[Wanted]) -> Result<Response, Failure> {
+    let written = call.api.store.transact(call.caller.cause(), |tx| write(tx, wanted));
+    written.await?;
+    Ok(Call::done())
+}
+
+/// What several consumers are to have.
+pub(crate) fn read_several(call: &Call, body: &Value) -> Result<Vec<Wanted>, Failure> {
+    let consumers = body.as_object().into_iter().flatten();
+    let read_one = |(consumer, wanted): (&String, &Value)| {
+        let uid = Uuid::try_parse(consumer)
+            .map_err(|_| Failure::invalid(format!("Malformed consumer_uuid: {consumer}")).at("consumer_uuid"))?;
+        Ok(read(call, uid, wanted))
+    };
+    consumers.map(read_one).collect()
+}
+
+fn read(call: &Call, consumer: Uuid, body: &Value) -> Wanted {
+    let text = |name: &str| body[name].as_str().map(str::to_owned);
+    let mut shares: BTreeMap<String, Amounts> = BTreeMap::new();
+    match &body["allocations"] {
+        Value::Array(list) => {
+            for one in list {
+                let id = one["resource_provider"]["uuid"].as_str().unwrap_or_default();
+                shares.insert(id.to_owned(), amounts(&one["resources"]));
             }
         }
-        Some((id, allocation)) => {
-            let provider = find(&api.store, id).map_err(|_| {
-                Failure::invalid(format!("Allocation for resource provider '{id}' that does not exist."))
-                    .at("allocations")
-            })?;
-            let status = ClaimStatus {
-                host: Some(provider.spec.name.clone()),
-                provider: Some(id.to_owned()),
-                generation: known.as_ref().map_or(1, |claim| claim.status.generation + 1),
-                ..ClaimStatus::default()
-            };
-            let spec = ClaimSpec {
-                user: body["user_id"].as_str().unwrap_or_default().to_owned(),
-                consumer_kind: body["consumer_type"].as_str().unwrap_or(UNKNOWN).to_lowercase(),
-                resources: amounts(allocation),
-                ..ClaimSpec::default()
-            };
-            match &known {
-                Some(old) => {
-                    let mut new = (**old).clone();
-                    (new.spec, new.status) = (spec, status);
-                    tx.update(old, new).map_err(failure)?;
-                }
-                None => {
-                    let project = body["project_id"].as_str().unwrap_or_default();
-                    let mut claim = Resource::<Claim>::new(Metadata::with_uid(uid, project, &consumer), spec);
-                    claim.status = status;
-                    tx.create(claim).map_err(failure)?;
-                }
-            }
+        Value::Object(providers) => {
+            shares.extend(
+                providers
+                    .iter()
+                    .map(|(id, one)| (id.clone(), amounts(&one["resources"]))),
+            );
         }
+        _ => {}
     }
-    tx.commit().await.map_err(failure)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Wanted {
+        consumer,
+        project: text("project_id"),
+        user: text("user_id"),
+        kind: text("consumer_type"),
+        generation: call.is_since(28).then(|| body["consumer_generation"].as_u64()),
+        shares,
+    }
 }
 
-/// Since 1.28 a writer says which state of the consumer it decided on; none for a new one.
-fn check_consumer(version: Microversion, known: Option<&Resource<Claim>>, body: &Value) -> Result<(), Failure> {
-    if version < Microversion(1, 28) {
-        return Ok(());
-    }
-    let asked = body.get("consumer_generation").ok_or_else(|| {
-        Failure::invalid("JSON does not validate: 'consumer_generation' is a required property")
-            .at("consumer_generation")
-    })?;
-    let now = known.map(|claim| claim.metadata.generation);
-    if asked.as_u64() == now {
-        return Ok(());
-    }
-    let message = format!(
-        "consumer generation conflict - expected {} but got {asked}",
-        now.map_or("null".to_owned(), |g| g.to_string())
-    );
-    Err(Failure::conflict(message).because("placement.concurrent_update"))
-}
-
-/// The one provider of an allocation; none when all is given back.
-fn one_of(allocations: &Map<String, Value>) -> Result<Option<(&str, &Value)>, Failure> {
-    if allocations.len() > 1 {
-        return Err(
-            Failure::invalid("an allocation over several resource providers is not available").at("allocations"),
-        );
-    }
-    Ok(allocations
-        .iter()
-        .next()
-        .map(|(id, allocation)| (id.as_str(), allocation)))
-}
-
-fn amounts(allocation: &Value) -> Amounts {
-    let resources = allocation["resources"].as_object().into_iter().flatten();
+fn amounts(resources: &Value) -> Amounts {
+    let resources = resources.as_object().into_iter().flatten();
     resources
-        .filter_map(|(class, amount)| Some((class.clone(), amount.as_i64()?)))
+        .filter_map(|(class, amount)| Some((Class::new(class), amount.as_i64()?)))
         .collect()
 }
 
 /// `DELETE /allocations/{consumer}`.
-pub(crate) async fn delete(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    Path(consumer): Path<String>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:allocations:delete")?;
-    let missing = || Failure::not_found(format!("No allocations for consumer '{consumer}'"));
-    let claim = api.store.cache::<Claim>().by_name(&consumer).ok_or_else(missing)?;
+pub(crate) async fn delete(Path(consumer): Path<String>, call: Call) -> Result<Response, Failure> {
+    call.may("placement:allocations:delete")?;
+    let claims = call.api.store.cache::<Claim>();
+    let is_given = |claim: &std::sync::Arc<Resource<Claim>>| claim.status.given(&claim.spec).next().is_some();
+    let claim = claims
+        .by_name(&consumer)
+        .filter(is_given)
+        .ok_or_else(|| Failure::not_found(format!("No allocations for consumer '{consumer}'")))?;
     if !claim.metadata.owners.is_empty() {
         return Err(Failure::conflict(format!(
             "the allocation of server {consumer} goes with the server"
         )));
     }
-    let mut tx = api.store.begin(caller.cause());
+    let mut tx = call.api.store.begin(call.caller.cause());
     tx.delete(&claim).map_err(failure)?;
     tx.commit().await.map_err(failure)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// `GET /resource_providers/{id}/allocations`.
-pub(crate) async fn of_provider(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    enforce(&caller, "placement:resource_providers:allocations:list")?;
-    let provider = find(&api.store, &id)?;
-    let claims = api.store.cache::<Claim>().by("host", &provider.spec.name);
-    let allocations: Map<String, Value> = claims
-        .iter()
-        .map(|claim| {
-            let mut shown = json!({ "resources": claim.spec.resources });
-            if version >= Microversion(1, 28) {
-                shown["consumer_generation"] = json!(claim.metadata.generation);
-            }
-            (claim.name().to_owned(), shown)
-        })
-        .collect();
-    let body = json!({ "allocations": allocations, "resource_provider_generation": provider.spec.generation });
-    Ok(dated(json(StatusCode::OK, &body), version))
-}
-
-/// `GET /usages?project_id=…&user_id=…`, since 1.9.
-pub(crate) async fn usages(
-    State(api): State<PlacementApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-) -> Result<Response, Failure> {
-    let project = query.get("project_id").ok_or_else(|| {
-        Failure::invalid("Invalid query string parameters: 'project_id' is a required property").at("project_id")
-    })?;
-    caller.enforce("placement:usages", &[("project_id", project)])?;
-    let user = query.get("user_id");
-    let mut totals: BTreeMap<String, i64> = BTreeMap::new();
-    let mut consumers = 0;
-    for claim in api.store.cache::<Claim>().in_project(project) {
-        if claim.status.provider.is_none() || user.is_some_and(|user| claim.spec.user != user) {
-            continue;
-        }
-        consumers += 1;
-        for (class, amount) in &claim.spec.resources {
-            *totals.entry(class.to_string()).or_default() += amount;
-        }
-    }
-    let mut usages = json!(totals);
-    // From 1.38 on by type of consumer; all of ours together are `all`.
-    if version >= Microversion(1, 38) {
-        usages = if consumers == 0 {
-            json!({})
-        } else {
-            let mut all = usages;
-            all["consumer_count"] = json!(consumers);
-            json!({ "all": all })
-        };
-    }
-    Ok(dated(json(StatusCode::OK, &json!({ "usages": usages })), version))
+    Ok(Call::done())
 }
