@@ -10,9 +10,8 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use madang_control::{Controller, Next, TaskGroup};
-use madang_image::Cache;
+use madang_image::{Cache, Intake};
 use madang_store::{Cause, Key, Kind as _, Resource, Store, StoreError};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -27,16 +26,6 @@ use crate::{
 /// A volume that waits for somebody else is looked at again after this, changed or not.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Takes bytes for images. The image service is another domain: the binary puts it behind this.
-#[async_trait]
-pub trait ImageSink: Send + Sync {
-    /// Makes a file the bytes of an image that waits for them, and removes the image's claim to them when that fails.
-    ///
-    /// # Errors
-    /// Words for the user.
-    async fn take(&self, image: &str, file: &std::path::Path) -> Result<(), String>;
-}
-
 /// What the reconcilers work with.
 pub struct Options {
     /// The host's name, as its provider's.
@@ -45,8 +34,8 @@ pub struct Options {
     pub back_end: Arc<dyn BackEnd>,
     /// Image bytes as local files.
     pub images: Arc<dyn Cache>,
-    /// Where volumes become images; none where they cannot.
-    pub sink: Option<Arc<dyn ImageSink>>,
+    /// Takes files as the bytes of images; none where volumes cannot become images.
+    pub intake: Option<Arc<dyn Intake>>,
 }
 
 /// Removes what a crash left, then starts the reconcilers in `group`.

@@ -11,6 +11,7 @@ mod orphans;
 mod plan;
 mod slots;
 mod steps;
+mod volumes;
 mod workload;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use madang_block::{Attachment, Volume};
 use madang_control::{Controller, Next, TaskGroup};
 use madang_host::{
     Instance,
@@ -67,6 +69,8 @@ pub struct AgentOptions {
 pub struct Ground {
     /// The directory that holds a directory of each server.
     pub directory: PathBuf,
+    /// The directory that holds the host's volumes.
+    pub volumes: PathBuf,
     /// Whose names things on the host carry.
     pub instance: Instance,
     /// User ids for workloads.
@@ -96,6 +100,17 @@ pub fn run(store: &Store, options: AgentOptions, group: &TaskGroup) {
         })
         .watch::<Port>(store, move |change| {
             change.new.iter().filter_map(|port| of_port.server_of(port)).collect()
+        });
+    let (of_attachment, of_volume) = (Arc::clone(&agent), Arc::clone(&agent));
+    let controller = controller
+        .watch::<Attachment>(store, move |change| {
+            let new = change.new.iter();
+            new.filter_map(|attachment| of_attachment.server_of_attachment(attachment))
+                .collect()
+        })
+        .watch::<Volume>(store, move |change| {
+            let new = change.new.iter();
+            new.flat_map(|volume| of_volume.servers_of_volume(volume)).collect()
         });
     for driver in agent.options.drivers.values() {
         follow_driver(&agent, driver, controller.queue(), group);
@@ -201,7 +216,7 @@ impl Agent {
         };
         let seen = driver.state(server.metadata.uid).await?;
         match plan::plan(&server, &seen) {
-            Step::Nothing => Ok(Next::Done),
+            Step::Nothing => self.follow_volumes(&server, driver, &seen).await,
             Step::Start => self.start_as(&server, driver, filing::active).await,
             Step::Stop => {
                 driver.stop(server.metadata.uid, Some(GRACE)).await?;
@@ -266,6 +281,14 @@ impl Agent {
         let ports = workload::ports(&self.store, server);
         if let Some(next) = self.wait_for(server, &ports).await? {
             return Ok(next);
+        }
+        match self.hold_volumes(server).await? {
+            volumes::Ready::Yes => {}
+            volumes::Ready::Wait => return Ok(Self::wait_for_volumes()),
+            volumes::Ready::Never(reason) => {
+                self.record_failure(server, &reason).await?;
+                return Ok(Next::Done);
+            }
         }
         let uid = self.uid(server).await?;
         let started = match self.workload(server, &ports, uid).await {

@@ -83,7 +83,16 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/servers/{id}/os-security-groups",
             get(server::interfaces::security_groups),
         )
-        .route("/servers/{id}/os-volume_attachments", get(server::interfaces::volumes))
+        .route(
+            "/servers/{id}/os-volume_attachments",
+            get(server::volumes::api::list).post(server::volumes::api::attach),
+        )
+        .route(
+            "/servers/{id}/os-volume_attachments/{volume}",
+            get(server::volumes::api::show)
+                .put(server::volumes::api::update)
+                .delete(server::volumes::api::detach),
+        )
         .route(
             "/servers/{id}/os-server-password",
             get(server::password::show).delete(server::password::clear),

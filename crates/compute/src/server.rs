@@ -29,6 +29,7 @@ pub mod state;
 pub mod tags;
 pub mod verbs;
 pub mod view;
+pub mod volumes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -13,3 +13,5 @@ mod life;
 mod refusals;
 #[path = "it/scale.rs"]
 mod scale;
+#[path = "it/volumes.rs"]
+mod volumes;

@@ -360,6 +360,11 @@ pub trait Driver: Send + Sync {
         refuse(self.name(), "swap disks")
     }
 
+    /// Goes on writing to `top`, an empty layer over what the disk `top.id` is now, while the guest uses it.
+    async fn stack_disk(&self, _id: Uuid, _top: &Disk) -> Result<(), DriverError> {
+        refuse(self.name(), "put a layer on a disk")
+    }
+
     /// Adds a network interface.
     async fn attach_nic(&self, _id: Uuid, _nic: &Nic) -> Result<(), DriverError> {
         refuse(self.name(), "attach an interface")

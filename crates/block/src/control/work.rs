@@ -47,23 +47,13 @@ impl Control {
         format: &str,
     ) -> Result<Progress, ControlError> {
         let layer = volume.status.layer.ok_or_else(|| no_bytes(volume))?;
-        let Some(sink) = &self.options.sink else {
+        let Some(intake) = &self.options.intake else {
             return Err(BackEndError::Broken("this host cannot make images".to_owned()).into());
         };
-        let file = self.options.back_end.scratch().join(format!("{image}.upload"));
-        let back_end = &self.options.back_end;
-        let exported = back_end.export(self.layer_file(layer)?, &file, format).await;
-        let taken = match exported {
-            Ok(()) => sink.take(image, &file).await.map_err(BackEndError::Broken),
-            Err(error) => Err(error),
-        };
-        match tokio::fs::remove_file(&file).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(file = %file.display(), %error, "could not remove a file that is not needed any more");
-            }
-            _ => {}
-        }
-        taken?;
+        let (back_end, file) = (&self.options.back_end, intake.scratch());
+        back_end.export(self.layer_file(layer)?, &file, format).await?;
+        let taken = intake.take(image, &file).await;
+        taken.map_err(|error| BackEndError::Broken(error.to_string()))?;
         self.change(&volume.key(), |volume| volume.status.settle()).await?;
         info!(volume = volume.name(), image, "uploaded");
         Ok(Progress::Done)

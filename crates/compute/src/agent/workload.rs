@@ -9,7 +9,7 @@ use madang_network::{Network, Port, Subnet};
 use madang_store::{Resource, Store};
 
 use super::{Agent, config_drive};
-use crate::server::{Base, Server};
+use crate::server::{Base, Server, volumes};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -51,7 +51,7 @@ impl Agent {
             dir,
             uid,
             config_drive,
-            disks: Vec::new(),
+            disks: self.disks(server)?,
             hardware: Hardware::default(),
             rescue: self.rescuer(server).await?,
         })
@@ -124,6 +124,9 @@ impl Agent {
     }
 
     async fn root(&self, server: &Resource<Server>) -> Result<Root, DriverError> {
+        if volumes::boots_from(&volumes::of(&self.store, server.name())) {
+            return Ok(Root::Attached);
+        }
         let image = self.base(server).await?;
         let wanted = u64::from(server.spec.flavor.disk_gb) * GIB;
         if server.spec.driver == "oci" {

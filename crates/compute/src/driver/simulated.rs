@@ -392,6 +392,10 @@ impl Driver for SimulatedDriver {
         self.change_devices(id, |machine| machine.ask(format!("disk {disk} has {bytes} bytes")))
     }
 
+    async fn stack_disk(&self, id: Uuid, top: &Disk) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| machine.ask(format!("disk {} has a layer more", top.id)))
+    }
+
     async fn swap_disk(&self, id: Uuid, old: Uuid, new: &Disk) -> Result<(), DriverError> {
         self.change_devices(id, |machine| {
             for disk in machine.disks.iter_mut().filter(|disk| **disk == old) {

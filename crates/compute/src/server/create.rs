@@ -17,7 +17,10 @@ use uuid::Uuid;
 
 use crate::{
     Flavor,
-    server::{Asked, Doing, Power, Server, ServerKey, ServerSpec, rules},
+    server::{
+        Asked, Doing, Power, Server, ServerKey, ServerSpec, rules,
+        volumes::{self, DeviceRequest},
+    },
 };
 
 /// A request for servers that are alike.
@@ -61,6 +64,8 @@ pub struct CreateServers {
     pub group: Option<ClaimGroup>,
     /// Its interfaces, in guest order.
     pub nics: Vec<NicRequest>,
+    /// Its disks, beside or instead of a root of its own, in guest order.
+    pub devices: Vec<DeviceRequest>,
     /// Ids of the groups for new ports; none for the project's default.
     pub security_groups: Option<Vec<String>>,
     /// What the user said of the disk's partitions: `AUTO` rather than `MANUAL`.
@@ -186,6 +191,7 @@ fn create_one(
     for (place, nic) in (0..).zip(&request.nics) {
         attach(tx, request, &server, place, nic)?;
     }
+    volumes::begin(tx, &server, &request.devices)?;
     Ok(server)
 }
 

@@ -1,4 +1,4 @@
-//! What is attached to a server, as Nova shows it: interfaces, their groups, and volumes (none yet).
+//! What is attached to a server, as Nova shows it: interfaces and their groups.
 
 use std::collections::BTreeSet;
 
@@ -108,14 +108,4 @@ fn rule_view(rule: &Resource<Rule>) -> Value {
         "ip_range": rule.spec.remote_ip_prefix.map_or(json!({}), |cidr| json!({ "cidr": cidr })),
         "group": {},
     })
-}
-
-/// `GET /servers/{id}/os-volume_attachments`: none, since there are no volumes.
-pub async fn volumes(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    find_for(&api, &caller, &id, "os_compute_api:os-volumes-attachments:index")?;
-    Ok(json(StatusCode::OK, &json!({ "volumeAttachments": [] })))
 }

@@ -7,7 +7,7 @@ use madang_store::{Delta, ErrorKind, Op, Rejection, Resource, StoreError, Tx};
 use crate::{
     group::{MEMBERS, member_counters},
     quota,
-    server::{AGENT_FINALIZER, Fault, Phase, Server, Shelf, action, departed, moves},
+    server::{AGENT_FINALIZER, Fault, Phase, Server, Shelf, action, departed, moves, volumes},
 };
 
 /// The rule of servers: quota with the record, never apart from it.
@@ -142,7 +142,7 @@ fn let_go(tx: &mut Tx<'_>, server: &Resource<Server>) -> Result<(), StoreError> 
         free.spec.binding_host = None;
         tx.update(&port, free)?;
     }
-    Ok(())
+    volumes::let_go(tx, server)
 }
 
 /// The words of Nova for a project that has reached its quota.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::{Timestamp, tz::TimeZone};
+use madang_block::Attachment;
 use madang_http::Microversion;
 use madang_image::Image;
 use madang_network::{FloatingIp, Network, Port, SecurityGroup};
@@ -18,7 +19,7 @@ use sha2::{Digest, Sha224};
 
 use crate::{
     FlavorSpec, ServerGroup,
-    server::{Server, state},
+    server::{Server, state, volumes},
 };
 
 /// How a server is to be shown.
@@ -57,6 +58,7 @@ pub struct Shown<'a> {
     kernel_id: String,
     ramdisk_id: String,
     server_groups: Vec<String>,
+    volumes: Vec<Arc<Resource<Attachment>>>,
 }
 
 impl Surroundings {
@@ -101,6 +103,7 @@ impl Surroundings {
             kernel_id: of_image(image.as_ref().and_then(|image| image.spec.kernel_id())),
             ramdisk_id: of_image(image.as_ref().and_then(|image| image.spec.ramdisk_id())),
             server_groups: server_groups(store, server),
+            volumes: volumes::of(store, server.name()),
         }
     }
 
@@ -208,6 +211,14 @@ struct GroupName<'a> {
     name: &'a str,
 }
 
+/// A volume of a server, in the server's view.
+#[derive(Serialize)]
+struct VolumeView<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delete_on_termination: Option<bool>,
+}
+
 #[derive(Serialize)]
 struct FaultView<'a> {
     code: u16,
@@ -251,6 +262,21 @@ impl Shown<'_> {
             list.extend(floating.map(|f| view(f.spec.address, "floating")));
         }
         networks
+    }
+
+    fn volumes_attached(&self) -> Vec<VolumeView<'_>> {
+        let view = |attachment: &'_ Arc<Resource<Attachment>>| {
+            let device = attachment.spec.device.as_ref();
+            let goes = device.is_some_and(|device| device.delete_on_termination);
+            self.look.from(3).then_some(goes)
+        };
+        let volumes = self.volumes.iter();
+        volumes
+            .map(|attachment| VolumeView {
+                id: &attachment.spec.volume,
+                delete_on_termination: view(attachment),
+            })
+            .collect()
     }
 
     fn fault(&self) -> Option<FaultView<'_>> {
@@ -332,7 +358,7 @@ impl Serialize for Shown<'_> {
         map.serialize_entry("OS-EXT-STS:task_state", &state.task_state)?;
         map.serialize_entry("OS-EXT-STS:vm_state", state.vm_state)?;
         map.serialize_entry("OS-EXT-STS:power_state", &state.power_state)?;
-        map.serialize_entry("os-extended-volumes:volumes_attached", &[(); 0])?;
+        map.serialize_entry("os-extended-volumes:volumes_attached", &self.volumes_attached())?;
         if look.from(9) {
             map.serialize_entry("locked", &spec.lock.is_some())?;
         }

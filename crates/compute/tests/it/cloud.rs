@@ -123,7 +123,7 @@ impl Cloud {
         let mut builder = StoreBuilder::new();
         madang_scheduler::register(&mut builder);
         madang_network::register(&mut builder);
-        builder.kind::<Image>();
+        madang_block::register(&mut builder);
         madang_compute::register(&mut builder);
         let backend = Sqlite::open(SqliteOptions::new(dir.path().join("store.db")))
             .await
@@ -161,6 +161,14 @@ impl Cloud {
         let hosts = agent.hosts.clone();
         madang_compute::agent::run(&store, agent, &group);
         madang_compute::server::control::run(&store, options.chosen.clone(), &group);
+        madang_block::volume_type::rules::seed(&store).await.unwrap();
+        let volumes = madang_block::control::Options {
+            host: "sim-1".to_owned(),
+            back_end: Arc::new(madang_block::driver::simulated::SimulatedBackEnd::default()),
+            images: Arc::new(NoBytes),
+            intake: None,
+        };
+        madang_block::control::run(&store, volumes, &group).await.unwrap();
 
         let mut policy = Policy::new();
         policy.register(madang_compute::api::POLICY);

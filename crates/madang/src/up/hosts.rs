@@ -164,7 +164,7 @@ pub async fn start_volumes(cloud: &Cloud, block: BlockApi, group: &TaskGroup) ->
         host: block.host,
         back_end: block.back_end,
         images: Arc::new(images),
-        sink: None,
+        intake: Some(Arc::new(LocalIntake::new(Arc::clone(&cloud.library)))),
     };
     let started = madang_block::control::run(&cloud.store, options, group).await;
     started.context("could not look through the volumes' directory")
@@ -203,6 +203,7 @@ pub fn start(
     let intake: Arc<dyn Intake> = Arc::new(LocalIntake::new(Arc::clone(&cloud.library)));
     let ground = Ground {
         directory: data.join("servers"),
+        volumes: data.join("volumes"),
         instance: host.instance.clone(),
         uids,
     };

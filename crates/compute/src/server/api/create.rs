@@ -29,6 +29,7 @@ use crate::{
         ServerKey,
         create::{CreateServers, NicRequest},
         view::links_of,
+        volumes::mapping,
     },
 };
 
@@ -74,7 +75,7 @@ struct Wanted {
     #[serde(default)]
     block_device_mapping: Vec<Value>,
     #[serde(default)]
-    block_device_mapping_v2: Vec<BlockDevice>,
+    block_device_mapping_v2: Vec<Value>,
     trusted_image_certificates: Option<Vec<String>>,
     #[serde(rename = "adminPass")]
     admin_password: Option<String>,
@@ -109,14 +110,6 @@ struct NetworkWanted {
 #[derive(Deserialize)]
 struct NamedGroup {
     name: String,
-}
-
-#[derive(Deserialize)]
-struct BlockDevice {
-    boot_index: Option<Value>,
-    uuid: Option<String>,
-    source_type: Option<String>,
-    destination_type: Option<String>,
 }
 
 pub(super) fn name_schema() -> Value {
@@ -322,7 +315,19 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
     let Body { server, hints } = body;
     refuse_what_is_not_there(&server)?;
     let flavor = flavor(store, caller, project, &server.flavor)?;
-    let image = image(store, caller, project, &server, &flavor)?;
+    let devices = mapping::read(
+        store,
+        caller,
+        project,
+        &server.image,
+        &server.block_device_mapping,
+        &server.block_device_mapping_v2,
+    )?;
+    let boots_from_volume = devices.iter().any(|device| device.device.boot_index == Some(0));
+    let image = match boots_from_volume {
+        true => None,
+        false => Some(image(store, caller, project, &server, &flavor)?),
+    };
     let (min_count, max_count) = counts(&server)?;
     let nics = nics(store, caller, project, server.networks)?;
     if max_count > 1 && nics.iter().any(|nic| matches!(nic, NicRequest::Port { .. })) {
@@ -350,8 +355,9 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         description: server.description,
         min_count,
         max_count,
-        is_container: image.spec.is_container(),
-        image: Some(image.name().to_owned()),
+        is_container: image.as_ref().is_some_and(|image| image.spec.is_container()),
+        image: image.map(|image| image.name().to_owned()),
+        devices,
         flavor,
         key: server.key_name.map(|name| key(store, caller, &name)).transpose()?,
         user_data: server.user_data,
@@ -371,21 +377,7 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
 
 /// What the schema knows and this cloud does not do is refused in words, never ignored.
 fn refuse_what_is_not_there(server: &Wanted) -> Result<(), Failure> {
-    let volume_boot = server.block_device_mapping_v2.iter().any(|device| {
-        let is_plain_image = device.source_type.as_deref() == Some("image")
-            && device.destination_type.as_deref().is_none_or(|kind| kind == "local")
-            && device.uuid.as_deref() == Some(&*server.image)
-            && device
-                .boot_index
-                .as_ref()
-                .is_none_or(|index| index == 0 || index == "0");
-        !is_plain_image
-    });
-    let field = if volume_boot {
-        "block_device_mapping_v2"
-    } else if !server.block_device_mapping.is_empty() {
-        "block_device_mapping"
-    } else if !server.personality.is_empty() {
+    let field = if !server.personality.is_empty() {
         "personality"
     } else if server.trusted_image_certificates.is_some() {
         "trusted_image_certificates"
@@ -394,10 +386,7 @@ fn refuse_what_is_not_there(server: &Wanted) -> Result<(), Failure> {
     };
     let message = match field {
         "personality" => "personality is not available: use user_data or a config drive",
-        "trusted_image_certificates" => {
-            "trusted_image_certificates are not available: image signatures are not verified"
-        }
-        _ => "block devices other than the image itself are not available: this cloud has no volume service",
+        _ => "trusted_image_certificates are not available: image signatures are not verified",
     };
     Err(Failure::invalid(message).at(field))
 }

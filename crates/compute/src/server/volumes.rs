@@ -1,0 +1,347 @@
+//! The volumes of a server: attaching and taking away, and those that a new server begins with.
+//!
+//! An attachment is block's resource, made here with the server as its owner. The rule of attachments keeps the volume's
+//! state; the agent of the server's host brings each to `attached` and, once it is deleted, lets go of it
+//! ([`crate::agent`]). Whatever a server leaves behind is let go in the transaction in which it goes.
+
+pub mod api;
+pub mod mapping;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use madang_block::{
+    AttachState, Attachment, AttachmentSpec, Device, Source, Volume, VolumeSpec, attachment::AGENT_FINALIZER as HELD,
+};
+use madang_host::workload::DiskBus;
+use madang_http::Failure;
+use madang_identity::Caller;
+use madang_store::{ErrorKind, Key, Kind as _, Metadata, Rejection, Resource, Store, StoreError, Tx};
+
+use super::{Phase, Server, verbs};
+
+/// A failure inside a transaction, so that the store's own errors come out in Nova's words.
+struct Refusal(Failure);
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self(crate::api::failure(error))
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        StoreError::from(rejection).into()
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+/// A disk that a new server begins with.
+#[derive(Clone, Debug)]
+pub struct DeviceRequest {
+    /// What it is.
+    pub source: DeviceSource,
+    /// How the server sees it.
+    pub device: Device,
+    /// Where: `/dev/vdb`; the next free one when none.
+    pub name: Option<String>,
+}
+
+/// What a disk of a new server is.
+#[derive(Clone, Debug)]
+pub enum DeviceSource {
+    /// A volume that is there.
+    Volume(String),
+    /// A volume that is made for it.
+    New {
+        /// What the volume begins as.
+        source: Source,
+        /// Its size in GiB; 0 for that of what it begins as.
+        size_gib: u32,
+        /// The id of its type.
+        volume_type: Option<String>,
+    },
+}
+
+/// The volumes of a server, in guest order.
+pub fn of(store: &Store, server: &str) -> Vec<Arc<Resource<Attachment>>> {
+    let mut attachments = store.cache::<Attachment>().by("server", server);
+    attachments.retain(|attachment| attachment.spec.device.is_some());
+    attachments.sort_unstable_by_key(|attachment| {
+        let order = attachment.spec.device.as_ref().map_or(0, |device| device.order);
+        (order, attachment.metadata.created, attachment.metadata.uid)
+    });
+    attachments
+}
+
+/// Whether a server starts from a volume.
+pub fn boots_from(attachments: &[Arc<Resource<Attachment>>]) -> bool {
+    attachments.iter().any(|attachment| is_root(attachment))
+}
+
+fn is_root(attachment: &Resource<Attachment>) -> bool {
+    attachment.spec.device.as_ref().and_then(|device| device.boot_index) == Some(0)
+}
+
+/// What is asked of a volume that a server is to have.
+#[derive(Clone, Debug, Default)]
+pub struct Attach {
+    /// The volume's id.
+    pub volume: String,
+    /// Where the user wants it.
+    pub name: Option<String>,
+    /// The user's tag.
+    pub tag: Option<String>,
+    /// It goes when the server goes.
+    pub delete_on_termination: bool,
+}
+
+/// Attaches a volume to a server.
+///
+/// # Errors
+/// 404 for a volume there is not; 400 for one that is not free; 409 for a server that cannot take it now.
+pub async fn attach(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    wanted: &Attach,
+) -> Result<Arc<Resource<Attachment>>, Failure> {
+    verbs::check_lock(caller, server)?;
+    check_phase(server, "attach_volume")?;
+    let key = server.key();
+    let attached = store.transact::<_, Refusal>(caller.cause(), |tx| {
+        let server = tx
+            .get::<Server>(&key)
+            .ok_or_else(|| StoreError::NotFound { key: key.clone() })?;
+        let volume_key = Key::new(Volume::NAME, server.project(), "", &wanted.volume);
+        let missing = || Failure::not_found(format!("Volume {} could not be found.", wanted.volume));
+        tx.get::<Volume>(&volume_key).ok_or_else(missing)?;
+        let others = of(tx.store(), server.name());
+        if others.iter().any(|other| other.spec.volume == wanted.volume) {
+            let message = format!(
+                "Invalid volume: volume {} already attached to instance {}",
+                wanted.volume,
+                server.name()
+            );
+            return Err(Failure::invalid(message).into());
+        }
+        let device = Device {
+            tag: wanted.tag.clone(),
+            delete_on_termination: wanted.delete_on_termination,
+            order: next_order(&others),
+            ..Device::default()
+        };
+        let taken = others
+            .iter()
+            .filter_map(|other| other.spec.mountpoint.clone())
+            .collect();
+        let name = device_name(wanted.name.as_deref(), &taken, false)?;
+        Ok(make(tx, &server, &wanted.volume, name, device, AttachState::Attaching)?)
+    });
+    attached.await.map_err(|Refusal(failure)| failure)
+}
+
+fn next_order(others: &[Arc<Resource<Attachment>>]) -> u32 {
+    let orders = others
+        .iter()
+        .filter_map(|other| Some(other.spec.device.as_ref()?.order));
+    orders.max().map_or(1, |last| last + 1)
+}
+
+fn make(
+    tx: &mut Tx<'_>,
+    server: &Resource<Server>,
+    volume: &str,
+    name: String,
+    device: Device,
+    state: AttachState,
+) -> Result<Arc<Resource<Attachment>>, StoreError> {
+    let mut metadata = Metadata::with_id(server.project());
+    metadata.owners = vec![server.as_owner()];
+    if server.status.host.is_some() {
+        metadata.finalizers.push(HELD.to_owned());
+    }
+    let spec = AttachmentSpec {
+        volume: volume.to_owned(),
+        server: Some(server.name().to_owned()),
+        mountpoint: Some(name),
+        device: Some(device),
+        ..AttachmentSpec::default()
+    };
+    let mut attachment = Resource::<Attachment>::new(metadata, spec);
+    attachment.status.state = state;
+    attachment.status.host.clone_from(&server.status.host);
+    tx.create(attachment)
+}
+
+/// The device a disk is seen as: the one asked for, or the next that is free.
+fn device_name(wanted: Option<&str>, taken: &BTreeSet<String>, is_root: bool) -> Result<String, Rejection> {
+    if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
+        let name = format!("/dev/{}", wanted.trim_start_matches("/dev/"));
+        if taken.contains(&name) {
+            let message = format!("The supplied device path ({name}) is in use.");
+            return Err(Rejection::new(ErrorKind::Conflict, "DevicePathInUse", message).at("device"));
+        }
+        return Ok(name);
+    }
+    let first = if is_root { b'a' } else { b'b' };
+    let mut names = (first..=b'z').map(|letter| format!("/dev/vd{}", char::from(letter)));
+    names.find(|name| !taken.contains(name)).ok_or_else(|| {
+        let message = "the server has as many disks as it can have";
+        Rejection::new(ErrorKind::Forbidden, "TooManyDiskDevices", message)
+    })
+}
+
+/// The servers' states in which volumes come and go.
+fn check_phase(server: &Resource<Server>, verb: &str) -> Result<(), Failure> {
+    if matches!(server.status.phase, Phase::Active | Phase::Stopped | Phase::Paused) {
+        return Ok(());
+    }
+    let state = super::state::of(server).vm_state;
+    let message = format!(
+        "Cannot '{verb}' instance {} while it is in vm_state {state}",
+        server.name()
+    );
+    Err(Failure::conflict(message))
+}
+
+/// Asks for a volume to be taken away from a server.
+///
+/// # Errors
+/// 403 for the volume the server starts from; 409 for a server in another state.
+pub async fn detach(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    attachment: &Resource<Attachment>,
+) -> Result<(), Failure> {
+    verbs::check_lock(caller, server)?;
+    check_phase(server, "detach_volume")?;
+    if is_root(attachment) {
+        return Err(Failure::forbidden("Cannot detach a root device volume"));
+    }
+    let key = attachment.key();
+    let detached = store.transact::<(), Refusal>(caller.cause(), |tx| match tx.get::<Attachment>(&key) {
+        Some(attachment) => Ok(tx.delete(&attachment)?),
+        None => Ok(()),
+    });
+    detached.await.map_err(|Refusal(failure)| failure)
+}
+
+/// Changes whether a volume goes with its server.
+///
+/// # Errors
+/// `NotFound` when it is taken away meanwhile.
+pub async fn keep(
+    store: &Store,
+    caller: &Caller,
+    attachment: &Resource<Attachment>,
+    delete_on_termination: bool,
+) -> Result<(), Failure> {
+    let key = attachment.key();
+    let changed = store.modify::<Attachment, StoreError>(&key, caller.cause(), |attachment| {
+        if let Some(device) = &mut attachment.spec.device {
+            device.delete_on_termination = delete_on_termination;
+        }
+        Ok(())
+    });
+    changed.await.map(|_| ()).map_err(crate::api::failure)
+}
+
+/// Makes the disks that a new server begins with, in its own transaction.
+pub(super) fn begin(tx: &mut Tx<'_>, server: &Resource<Server>, devices: &[DeviceRequest]) -> Result<(), StoreError> {
+    let mut taken = BTreeSet::new();
+    for (order, request) in (0_u32..).zip(devices) {
+        let is_root = request.device.boot_index == Some(0);
+        let volume = match &request.source {
+            DeviceSource::Volume(id) => id.clone(),
+            DeviceSource::New {
+                source,
+                size_gib,
+                volume_type,
+            } => {
+                let spec = VolumeSpec {
+                    size_gib: *size_gib,
+                    user: server.spec.user.clone(),
+                    volume_type: volume_type.clone(),
+                    source: source.clone(),
+                    ..VolumeSpec::default()
+                };
+                tx.create(Resource::<Volume>::new(Metadata::with_id(server.project()), spec))?
+                    .name()
+                    .to_owned()
+            }
+        };
+        let device = Device {
+            order,
+            ..request.device.clone()
+        };
+        let name = device_name(request.name.as_deref(), &taken, is_root)?;
+        taken.insert(name.clone());
+        make(tx, server, &volume, name, device, AttachState::Reserved)?;
+    }
+    Ok(())
+}
+
+/// Lets go of a server's volumes, in the transaction in which it goes.
+pub(super) fn let_go(tx: &mut Tx<'_>, server: &Resource<Server>) -> Result<(), StoreError> {
+    for attachment in tx.store().cache::<Attachment>().by("server", server.name()) {
+        let Some(attachment) = tx.get::<Attachment>(&attachment.key()) else {
+            continue;
+        };
+        let Some(device) = &attachment.spec.device else {
+            continue;
+        };
+        let mut free = (*attachment).clone();
+        free.metadata.finalizers.retain(|finalizer| finalizer != HELD);
+        let free = tx.update(&attachment, free)?;
+        tx.delete(&free)?;
+        if !device.delete_on_termination {
+            continue;
+        }
+        let key = Key::new(Volume::NAME, attachment.project(), "", &attachment.spec.volume);
+        // One that somebody else still needs stays, as in the original.
+        if let Some(volume) = tx.get::<Volume>(&key)
+            && volume.status.attachments.is_empty()
+            && volume.status.snapshots == 0
+            && volume.status.clones == 0
+        {
+            tx.delete(&volume)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bus of a name such as `virtio`.
+pub(crate) fn bus(name: &str) -> Option<DiskBus> {
+    Some(match name {
+        "virtio" => DiskBus::Virtio,
+        "scsi" => DiskBus::Scsi,
+        "sata" => DiskBus::Sata,
+        "ide" => DiskBus::Ide,
+        "usb" => DiskBus::Usb,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_get_the_next_free_name() {
+        let mut taken = BTreeSet::new();
+        assert_eq!(device_name(None, &taken, true).unwrap(), "/dev/vda");
+        assert_eq!(device_name(None, &taken, false).unwrap(), "/dev/vdb");
+        taken.insert("/dev/vdb".to_owned());
+        assert_eq!(device_name(None, &taken, false).unwrap(), "/dev/vdc");
+        assert_eq!(device_name(Some("vdx"), &taken, false).unwrap(), "/dev/vdx");
+        assert!(device_name(Some("/dev/vdb"), &taken, false).is_err());
+        taken.extend((b'a'..=b'z').map(|letter| format!("/dev/vd{}", char::from(letter))));
+        assert!(device_name(None, &taken, false).is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! `block_device_mapping` and `block_device_mapping_v2` of a request for servers: which disks they begin with.
+
+use madang_block::{Device, Snapshot, Source, Volume, VolumeState, VolumeType};
+use madang_host::workload::DiskKind;
+use madang_http::Failure;
+use madang_identity::Caller;
+use madang_image::{Image, is_visible};
+use madang_store::Store;
+use serde_json::Value;
+
+use super::{DeviceRequest, DeviceSource, bus};
+
+fn invalid(why: impl std::fmt::Display) -> Failure {
+    Failure::invalid(format!("Block Device Mapping is Invalid: {why}")).at("block_device_mapping_v2")
+}
+
+fn truth(value: &Value) -> bool {
+    *value == true
+        || value
+            .as_str()
+            .is_some_and(|said| madang_http::parse_bool(said) == Some(true))
+}
+
+fn number(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// Reads the disks of a request. What says no more than that the image is the root is left out.
+///
+/// # Errors
+/// 400 for disks that cannot be, in the original's words.
+pub fn read(
+    store: &Store,
+    caller: &Caller,
+    project: &str,
+    image: &str,
+    old: &[Value],
+    new: &[Value],
+) -> Result<Vec<DeviceRequest>, Failure> {
+    let reader = Reader { store, caller, project };
+    if !old.is_empty() && !new.is_empty() {
+        return Err(Failure::invalid(
+            "Using different block_device_mapping syntaxes is not allowed in the same request.",
+        ));
+    }
+    let mut devices = Vec::new();
+    for (place, said) in old.iter().enumerate() {
+        let is_root = image.is_empty() && place == 0;
+        devices.extend(reader.old(said, is_root)?);
+    }
+    for said in new {
+        devices.extend(reader.new(said, image)?);
+    }
+    let mut roots = devices.iter().filter(|device| device.device.boot_index == Some(0));
+    if roots.nth(1).is_some() {
+        return Err(invalid(
+            "Boot sequence for the instance and image/block device mapping combination is not valid.",
+        ));
+    }
+    // The root comes first, as the guest sees it.
+    devices.sort_by_key(|device| device.device.boot_index != Some(0));
+    Ok(devices)
+}
+
+struct Reader<'a> {
+    store: &'a Store,
+    caller: &'a Caller,
+    project: &'a str,
+}
+
+impl Reader<'_> {
+    /// The form of before: a volume or a snapshot, and where it goes.
+    fn old(&self, said: &Value, is_root: bool) -> Result<Option<DeviceRequest>, Failure> {
+        if truth(&said["no_device"]) {
+            return Ok(None);
+        }
+        let size_gib = self.size(&said["volume_size"])?;
+        let source = match (said["volume_id"].as_str(), said["snapshot_id"].as_str()) {
+            (Some(id), _) if !id.is_empty() => self.volume(id)?,
+            (_, Some(id)) if !id.is_empty() => self.snapshot(id, size_gib, None)?,
+            _ => return Err(invalid("a mapping needs a volume_id or a snapshot_id")),
+        };
+        let name = said["device_name"].as_str().map(str::to_owned);
+        let device = Device {
+            boot_index: is_root.then_some(0),
+            delete_on_termination: truth(&said["delete_on_termination"]),
+            ..Device::default()
+        };
+        Ok(Some(DeviceRequest { source, device, name }))
+    }
+
+    fn new(&self, said: &Value, image: &str) -> Result<Option<DeviceRequest>, Failure> {
+        if truth(&said["no_device"]) {
+            return Ok(None);
+        }
+        let word = |name: &str| said[name].as_str().filter(|word| !word.is_empty());
+        let kind = word("source_type").unwrap_or("volume");
+        let local = matches!(kind, "image" | "blank");
+        let destination = word("destination_type").unwrap_or(if local { "local" } else { "volume" });
+        let id = word("uuid");
+        let boot_index = number(&said["boot_index"]).and_then(|index| u32::try_from(index).ok());
+        let size_gib = self.size(&said["volume_size"])?;
+        let volume_type = word("volume_type").map(|name| self.volume_type(name)).transpose()?;
+        let source = match (kind, destination, id) {
+            ("image", "local", Some(id)) if id == image && boot_index.unwrap_or(0) == 0 => return Ok(None),
+            ("image", "volume", Some(id)) => self.image(id, size_gib, volume_type)?,
+            ("snapshot", "volume", Some(id)) => self.snapshot(id, size_gib, volume_type)?,
+            ("volume", "volume", Some(id)) => self.volume(id)?,
+            ("blank", "volume", _) if size_gib > 0 => DeviceSource::New {
+                source: Source::Blank,
+                size_gib,
+                volume_type,
+            },
+            ("blank", "volume", _) => {
+                return Err(invalid(
+                    "Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size",
+                ));
+            }
+            ("blank", "local", _) => {
+                return Err(invalid(
+                    "swap and ephemeral disks of a host are not available: use a blank volume",
+                ));
+            }
+            (_, _, None) => return Err(invalid(format!("a {kind} needs its uuid"))),
+            _ => return Err(invalid(format!("a disk from {kind} to {destination} cannot be"))),
+        };
+        let device = Device {
+            tag: word("tag").map(str::to_owned),
+            bus: word("disk_bus")
+                .map(|name| bus(name).ok_or_else(|| invalid(format!("{name} is no disk bus"))))
+                .transpose()?,
+            kind: match word("device_type") {
+                Some("cdrom") => DiskKind::Cdrom,
+                _ => DiskKind::Disk,
+            },
+            boot_index,
+            delete_on_termination: truth(&said["delete_on_termination"]),
+            order: 0,
+        };
+        let name = word("device_name").map(str::to_owned);
+        Ok(Some(DeviceRequest { source, device, name }))
+    }
+
+    fn size(&self, said: &Value) -> Result<u32, Failure> {
+        match said {
+            Value::Null => Ok(0),
+            Value::String(text) if text.is_empty() => Ok(0),
+            other => {
+                let size = number(other).and_then(|size| u32::try_from(size).ok());
+                size.ok_or_else(|| invalid(format!("{other} is no volume_size")))
+            }
+        }
+    }
+
+    fn volume(&self, id: &str) -> Result<DeviceSource, Failure> {
+        let found = self.store.cache::<Volume>().by_name(id);
+        let found = found.filter(|volume| volume.project() == self.project);
+        let volume = found.ok_or_else(|| invalid(format!("failed to get volume {id}.")))?;
+        let is_free = volume.status.state == VolumeState::Available
+            || (volume.spec.is_multiattach && volume.status.state == VolumeState::InUse);
+        if !is_free {
+            let message = format!("volume {id} is {}, not available", volume.status.state);
+            return Err(invalid(message));
+        }
+        Ok(DeviceSource::Volume(id.to_owned()))
+    }
+
+    fn snapshot(&self, id: &str, size_gib: u32, volume_type: Option<String>) -> Result<DeviceSource, Failure> {
+        let found = self.store.cache::<Snapshot>().by_name(id);
+        let found = found.filter(|snapshot| snapshot.project() == self.project);
+        found.ok_or_else(|| invalid(format!("failed to get snapshot {id}.")))?;
+        let source = Source::Snapshot(id.to_owned());
+        Ok(DeviceSource::New {
+            source,
+            size_gib,
+            volume_type,
+        })
+    }
+
+    fn image(&self, id: &str, size_gib: u32, volume_type: Option<String>) -> Result<DeviceSource, Failure> {
+        let found = self.store.cache::<Image>().by_name(id);
+        let found = found.filter(|image| is_visible(image, self.project) || self.caller.is_admin());
+        found.ok_or_else(|| invalid(format!("failed to get image {id}.")))?;
+        if size_gib == 0 {
+            return Err(invalid(
+                "Images with destination_type 'volume' need to have a non-zero size specified",
+            ));
+        }
+        let source = Source::Image(id.to_owned());
+        Ok(DeviceSource::New {
+            source,
+            size_gib,
+            volume_type,
+        })
+    }
+
+    fn volume_type(&self, name: &str) -> Result<String, Failure> {
+        let types = self.store.cache::<VolumeType>();
+        let found = types.by_name(name).or_else(|| types.by("name", name).pop());
+        let found = found.filter(|found| found.spec.is_open_to(self.project));
+        let found = found
+            .ok_or_else(|| Failure::invalid(format!("Volume type {name} could not be found.")).at("volume_type"))?;
+        Ok(found.name().to_owned())
+    }
+}
