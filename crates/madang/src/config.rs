@@ -38,6 +38,7 @@ pub struct Config {
     pub network: Network,
     pub host: Host,
     pub compute: Compute,
+    pub scheduler: madang_scheduler::Options,
     pub log: Log,
 }
 
@@ -167,6 +168,7 @@ impl Default for Config {
             network: Network::default(),
             host: Host::default(),
             compute: Compute::default(),
+            scheduler: madang_scheduler::Options::default(),
             log: Log::default(),
         }
     }

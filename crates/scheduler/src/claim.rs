@@ -20,6 +20,7 @@ use crate::Amounts;
 
 pub(crate) mod api;
 pub mod handover;
+pub mod heal;
 pub mod rules;
 pub(crate) mod write;
 

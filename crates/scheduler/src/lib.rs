@@ -2,14 +2,19 @@
 
 mod amounts;
 pub mod api;
+pub mod ask;
 pub mod candidates;
 pub mod claim;
 mod class;
 pub mod control;
+pub mod filter;
 pub mod forest;
 pub mod host_group;
-pub mod placement;
+pub mod options;
+pub mod plan;
 pub mod provider;
+pub mod snapshot;
+pub mod weigh;
 
 use madang_store::StoreBuilder;
 
@@ -17,6 +22,7 @@ pub use amounts::{Amounts, Class};
 pub use claim::{Claim, ClaimGroup, ClaimSpec, ClaimStatus, GroupPolicy, Refusal, Share, Wishes};
 pub use class::{ResourceClass, Trait};
 pub use host_group::{HostGroup, HostGroupSpec};
+pub use options::{Arrange, Options, Policy};
 pub use provider::{Capabilities, Cell, DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, ProviderStatus, VCPU};
 
 /// Makes the kinds of this crate and their rules known.

@@ -103,6 +103,11 @@ impl Inventory {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 fn one() -> i64 {
     1
 }
@@ -129,6 +134,9 @@ pub struct ProviderStatus {
     /// When its machine was started; none where the agent does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted: Option<Timestamp>,
+    /// Workloads that failed to be built here since one was built; for `BuildFailureWeigher`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_builds: u32,
     /// What its machine and hypervisor are; none where the agent does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Box<Capabilities>>,

@@ -234,3 +234,148 @@ async fn what_is_set_aside_is_kept_until_it_is_let_go_or_taken_back() {
     }
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_schedulers_never_give_more_than_there_is() {
+    use madang_scheduler::{
+        Options,
+        control::{Scheduler, follow},
+    };
+
+    let (store, _dir) = store().await;
+    let mut hosts = Vec::new();
+    for name in ["a", "b", "c"] {
+        hosts.push(provider(&store, name, 10).await);
+    }
+    let mut tx = store.begin(Cause::system("test"));
+    let mut keys = Vec::new();
+    for n in 0..40 {
+        keys.push(tx.create(claim(1 + n % 3, None)).unwrap().key());
+    }
+    tx.commit().await.unwrap();
+    // Each has a snapshot of its own and half of the claims, a few at a time.
+    let work = keys.chunks(20).map(|half| {
+        let (store, half) = (store.clone(), half.to_vec());
+        async move {
+            let snapshot = follow(&store).await.unwrap();
+            let mut scheduler = Scheduler {
+                store,
+                options: Options::default(),
+                snapshot,
+                turn: 0,
+            };
+            for some in half.chunks(3) {
+                scheduler.place(some).await.unwrap();
+            }
+            scheduler
+        }
+    });
+    let schedulers = futures_util::future::join_all(work).await;
+    let claims = store.cache::<Claim>().all();
+    assert_eq!(store.cache::<Claim>().count_by("pending", "yes"), 0);
+    for host in &hosts {
+        let on_it = claims
+            .iter()
+            .filter(|claim| claim.status.provider.as_deref() == Some(host.name()));
+        let had: i64 = on_it.filter_map(|claim| claim.spec.resources.get(VCPU)).sum();
+        assert!(had <= 10, "{had} on {}", host.spec.name);
+        assert_eq!(used(&store, host), had);
+        for scheduler in &schedulers {
+            let snapshot = scheduler.snapshot.lock();
+            let seen = snapshot
+                .named(&host.spec.name)
+                .and_then(|at| snapshot.host(at))
+                .unwrap();
+            assert_eq!(seen.used.get(VCPU).unwrap_or(0), had, "the snapshot shows what is");
+        }
+    }
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_snapshot_misses_nothing_that_happens_while_it_is_loaded() {
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 1000).await;
+    let writes = (0..60).map(|n| {
+        let (store, host) = (store.clone(), Arc::clone(&host));
+        async move {
+            let first = placed(&host, 2);
+            let key = first.key();
+            create(&store, first).await.unwrap();
+            if n % 2 == 0 {
+                let mut tx = store.begin(Cause::system("test"));
+                let first = tx.get::<Claim>(&key).unwrap();
+                tx.delete(&*first).unwrap();
+                tx.commit().await.unwrap();
+            }
+        }
+    });
+    let (_, snapshot) = tokio::join!(
+        futures_util::future::join_all(writes),
+        madang_scheduler::control::follow(&store)
+    );
+    let snapshot = snapshot.unwrap();
+    let newest = store.backend().revision().await.unwrap();
+    store.reached(newest).await.unwrap();
+    let snapshot = snapshot.lock();
+    let seen = snapshot.named("a").and_then(|at| snapshot.host(at)).unwrap();
+    assert_eq!((seen.used.get(VCPU), used(&store, &host)), (Some(60), 60));
+    drop(snapshot);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_miscounted_is_brought_to_what_claims_have() {
+    use madang_scheduler::claim::heal;
+
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 8).await;
+    create(&store, placed(&host, 3)).await.unwrap();
+    assert_eq!(heal::drifts(&store), []);
+    let mut tx = store.begin(Cause::system("test"));
+    let drift = madang_store::Delta {
+        field: VCPU.to_owned(),
+        add: 4,
+        limit: None,
+    };
+    tx.add("", &usage_group(host.name()), vec![drift]);
+    tx.commit().await.unwrap();
+    assert_eq!(heal::drifts(&store).len(), 1);
+    heal::run(&store).await;
+    assert_eq!((used(&store, &host), heal::drifts(&store).len()), (3, 0));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_claim_may_be_given_by_several() {
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 8).await;
+    let mut below = (*provider(&store, "a_numa0", 4).await).clone();
+    let old = store.get::<Provider>(&below.key()).unwrap();
+    below.spec.drivers.clear();
+    below.spec.parent = Some(host.name().to_owned());
+    below.spec.inventories = [("VGPU".to_owned(), below.spec.inventories[VCPU].clone())].into();
+    let mut tx = store.begin(Cause::system("test"));
+    tx.update(&old, below).unwrap();
+    tx.commit().await.unwrap();
+    let group = TaskGroup::new("test");
+    madang_scheduler::control::run(&store, &group);
+    let mut wanted = claim(2, None);
+    wanted.spec.resources = [(VCPU, 2), ("VGPU", 3)].into();
+    let key = wanted.key();
+    create(&store, wanted).await.unwrap();
+    all_decided(&store).await;
+    let claim = store.get::<Claim>(&key).unwrap();
+    assert_eq!(
+        (claim.status.host.as_deref(), claim.status.shares.len()),
+        (Some("a"), 2)
+    );
+    let gpus = || store.counters("", &usage_group(old.name())).get("VGPU").copied();
+    assert_eq!((used(&store, &host), gpus()), (2, Some(3)));
+    let mut tx = store.begin(Cause::system("test"));
+    tx.delete(&*claim).unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((used(&store, &host), gpus()), (0, None));
+    assert_eq!(group.shutdown(Duration::from_secs(5)).await, [""; 0]);
+    store.close().await;
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use madang_control::TaskGroup;
-use madang_scheduler::{DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, VCPU};
+use madang_scheduler::{Capabilities, DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, VCPU};
 use madang_store::{Metadata, Resource, Store, StoreError, Tx};
 use tracing::warn;
 
@@ -108,6 +108,23 @@ fn see(provider: &mut Resource<Provider>, facts: &HostFacts) {
     provider.status.hypervisor = facts.hypervisor.clone();
     provider.status.acceleration = facts.acceleration.clone();
     provider.status.booted = booted();
+    provider
+        .status
+        .capabilities
+        .get_or_insert_with(|| Box::new(capabilities()));
+}
+
+/// What guests may be, as the image's properties ask for it. Emulators for other machines are not installed.
+fn capabilities() -> Capabilities {
+    let mut architectures = vec![std::env::consts::ARCH.to_owned()];
+    if std::env::consts::ARCH == "x86_64" {
+        architectures.push("i686".to_owned());
+    }
+    Capabilities {
+        architectures,
+        vm_modes: ["hvm", "exe"].map(str::to_owned).to_vec(),
+        ..Capabilities::default()
+    }
 }
 
 /// When this machine was started.

@@ -10,8 +10,9 @@ use std::{
 };
 
 use madang_host::workload::Attachment;
+use madang_image::Image;
 use madang_network::{FixedIp, Network, Port, PortSpec};
-use madang_scheduler::{Amounts, Claim, ClaimGroup, ClaimSpec, DISK_GB, MEMORY_MB, VCPU};
+use madang_scheduler::{Amounts, Claim, ClaimGroup, ClaimSpec, DISK_GB, MEMORY_MB, VCPU, Wishes};
 use madang_store::{Cause, ErrorKind, Kind as _, Metadata, Rejection, Resource, Store, StoreError, Tx};
 use uuid::Uuid;
 
@@ -62,6 +63,8 @@ pub struct CreateServers {
     pub host: Option<String>,
     /// Together with or apart from others.
     pub group: Option<ClaimGroup>,
+    /// Hints for the scheduler, the group's aside: name to values.
+    pub hints: std::collections::BTreeMap<String, Vec<String>>,
     /// Its interfaces, in guest order.
     pub nics: Vec<NicRequest>,
     /// Its disks, beside or instead of a root of its own, in guest order.
@@ -187,7 +190,7 @@ fn create_one(
     let mut server = Resource::<Server>::new(metadata, spec);
     server.status.action = Some(Doing::new("create", tx.cause()));
     let server = tx.create(server)?;
-    tx.create(claim(request, &server))?;
+    tx.create(claim(tx.store(), request, &server))?;
     for (place, nic) in (0..).zip(&request.nics) {
         attach(tx, request, &server, place, nic)?;
     }
@@ -195,13 +198,18 @@ fn create_one(
     Ok(server)
 }
 
-fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
+fn claim(store: &Store, request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
     let mut metadata = Metadata::new(&request.project, server.name());
     metadata.owners = vec![server.as_owner()];
-    let spec = ClaimSpec {
+    let mut spec = ClaimSpec {
         host: request.host.clone(),
         ..claim_spec(server, request.group.clone())
     };
+    if let Some(wishes) = &mut spec.wishes {
+        let image = request.image.as_ref().and_then(|id| store.cache::<Image>().by_name(id));
+        wishes.image_properties = image.map(|image| image.spec.properties.clone()).unwrap_or_default();
+        wishes.hints = request.hints.clone();
+    }
     Resource::new(metadata, spec)
 }
 
@@ -217,7 +225,20 @@ pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>) -
         required_traits: traits(flavor, "required"),
         forbidden_traits: traits(flavor, "forbidden"),
         group,
+        wishes: Some(Box::new(Wishes {
+            image: server.spec.image.clone(),
+            ..wishes(None, flavor)
+        })),
         ..ClaimSpec::default()
+    }
+}
+
+/// What filters and weighers read, for another flavor.
+pub(super) fn wishes(own: Option<&Wishes>, flavor: &crate::FlavorSpec) -> Wishes {
+    Wishes {
+        flavor: flavor.name.clone(),
+        extra_specs: flavor.extra_specs.clone(),
+        ..own.cloned().unwrap_or_default()
     }
 }
 

@@ -155,7 +155,7 @@ impl Cloud {
         identity.start(group);
         policy::watch(Arc::clone(identity.policy()), file, group);
         first_networks(&store, config, instance, begun).await?;
-        madang_scheduler::control::run(&store, group);
+        madang_scheduler::control::run_with(&store, config.scheduler.clone(), group);
         madang_compute::flavor::seed::seed(&store)
             .await
             .context("could not make flavors")?;

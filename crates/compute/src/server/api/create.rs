@@ -41,7 +41,7 @@ const GIB: u64 = 1 << 30;
 struct Body {
     server: Wanted,
     #[serde(rename = "os:scheduler_hints", alias = "OS-SCH-HNT:scheduler_hints", default)]
-    hints: Hints,
+    hints: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -85,11 +85,6 @@ struct Wanted {
     access_ipv4: Option<Ipv4Addr>,
     #[serde(rename = "accessIPv6")]
     access_ipv6: Option<Ipv6Addr>,
-}
-
-#[derive(Default, Deserialize)]
-struct Hints {
-    group: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -366,7 +361,11 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         config_drive: server.config_drive.as_ref().is_some_and(truth),
         availability_zone,
         host,
-        group: hints.group.map(|id| server_group(store, caller, &id)).transpose()?,
+        group: match hints.get("group").and_then(Value::as_str) {
+            Some(id) => Some(server_group(store, caller, id)?),
+            None => None,
+        },
+        hints: hint_values(&hints),
         nics,
         security_groups: groups,
         is_disk_automatic: server.disk_config.as_deref() == Some("AUTO"),
@@ -615,6 +614,19 @@ pub(super) fn key(store: &Store, caller: &Caller, name: &str) -> Result<ServerKe
 pub(super) fn is_base64(data: &str) -> bool {
     let compact: String = data.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     base64::engine::general_purpose::STANDARD.decode(&compact).is_ok()
+}
+
+/// Hints as lists of texts: one text is a list of one, and what is no text stays JSON.
+fn hint_values(hints: &BTreeMap<String, Value>) -> BTreeMap<String, Vec<String>> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let others = hints
+        .iter()
+        .filter(|(name, value)| *name != "group" && !value.is_null());
+    let lists = others.map(|(name, value)| match value {
+        Value::Array(values) if name != "query" => (name.clone(), values.iter().map(text).collect()),
+        one => (name.clone(), vec![text(one)]),
+    });
+    lists.collect()
 }
 
 fn server_group(store: &Store, caller: &Caller, id: &str) -> Result<ClaimGroup, Failure> {

@@ -11,7 +11,7 @@ use crate::{
     Flavor, Phase, Power, Server,
     server::{
         Doing, Move, MoveKind, Stage,
-        create::{resources, traits},
+        create::{resources, traits, wishes},
         moves,
     },
 };
@@ -32,6 +32,7 @@ pub async fn resize(store: &Store, caller: &Caller, server: &Resource<Server>, f
             resources: resources(&wanted.spec),
             required_traits: traits(&wanted.spec, "required"),
             forbidden_traits: traits(&wanted.spec, "forbidden"),
+            wishes: Some(Box::new(wishes(own.wishes.as_deref(), &wanted.spec))),
             host: pinned.host,
             avoid: pinned.avoid,
             ..own.clone()
