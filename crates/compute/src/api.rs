@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    routing::{any, get, post},
+    routing::{any, delete, get, post},
 };
 use madang_http::{Face, Failure, Metrics, Microversion, Microversions, RequestInfo, Shape};
 use madang_identity::Caller;
@@ -97,6 +97,11 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/servers/{id}/os-server-password",
             get(server::password::show).delete(server::password::clear),
         )
+        .route("/servers/{id}/os-instance-actions", get(server::api::actions::list))
+        .route(
+            "/servers/{id}/os-instance-actions/{request}",
+            get(server::api::actions::show),
+        )
         .route("/servers/{id}/migrations", get(server::api::migrations::of_server))
         .route(
             "/servers/{id}/migrations/{migration}",
@@ -139,6 +144,15 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         );
     let operations = Router::new()
         .route("/os-migrations", get(server::api::migrations::list))
+        .route("/os-server-external-events", post(server::api::external::events))
+        .route(
+            "/os-assisted-volume-snapshots",
+            post(server::api::external::create_snapshot),
+        )
+        .route(
+            "/os-assisted-volume-snapshots/{id}",
+            delete(server::api::external::delete_snapshot),
+        )
         .route("/extensions", get(versions::extensions));
     let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");

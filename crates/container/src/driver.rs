@@ -223,6 +223,12 @@ impl Driver for OciDriver {
         self.inner.remove(id).await
     }
 
+    async fn resize(&self, workload: &Workload) -> Result<(), DriverError> {
+        let lock = self.inner.lock(workload.id);
+        let _held = lock.lock().await;
+        self.inner.resize(workload).await
+    }
+
     async fn state(&self, id: Uuid) -> Result<State, DriverError> {
         self.inner.state(id).await
     }

@@ -54,7 +54,7 @@ const MASKED: [&str; 11] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Processes and threads per virtual processor; a Java server has a few hundred.
-const PROCESSES_PER_VCPU: u64 = 2048;
+pub(crate) const PROCESSES_PER_VCPU: u64 = 2048;
 /// Open files: more than any program needs, fewer than hurt programs that loop over all of them.
 pub(crate) const OPEN_FILES: u64 = 65536;
 /// The kernel ends containers before the host's own services when memory is short.

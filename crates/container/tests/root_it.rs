@@ -379,6 +379,38 @@ fn root_pausing_keeps_everything() {
 }
 
 #[test]
+fn root_a_running_container_is_resized_without_noticing() {
+    in_a_yard(async |yard| {
+        let mut workload = yard.script("while true; do sleep 1; done");
+        yard.driver.resize(&workload).await.unwrap_err();
+        yard.driver.start(&workload).await.unwrap();
+        let before = yard.driver.state(workload.id).await.unwrap();
+        let State::Running { pid } = before else {
+            panic!("not running")
+        };
+        workload.memory_bytes *= 2;
+        workload.vcpus += 1;
+        yard.driver.resize(&workload).await.unwrap();
+        assert_eq!(yard.driver.state(workload.id).await.unwrap(), before);
+        let wanted = workload.memory_bytes.to_string();
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let limits = groups.lines().filter_map(|line| {
+            let path = line.rsplit(':').next()?;
+            let at = ["memory", ""].map(|root| format!("/sys/fs/cgroup/{root}{path}"));
+            let files = at
+                .iter()
+                .flat_map(|at| [format!("{at}/memory.limit_in_bytes"), format!("{at}/memory.max")]);
+            files.filter_map(|file| std::fs::read_to_string(file).ok()).next()
+        });
+        let limits: Vec<String> = limits.collect();
+        assert!(
+            limits.iter().any(|limit| limit.trim() == wanted),
+            "{limits:?} without {wanted}"
+        );
+    });
+}
+
+#[test]
 fn root_a_new_driver_finds_everything_again() {
     in_a_yard(async |yard| {
         let runs = yard.script("trap 'exit 5' TERM; n=0; while true; do n=$((n+1)); echo tick $n; sleep 0.1; done");

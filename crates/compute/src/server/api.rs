@@ -1,7 +1,9 @@
 //! `/servers`: parse, call a verb, render.
 
 mod act;
+pub mod actions;
 mod create;
+pub mod external;
 mod filter;
 pub mod migrations;
 

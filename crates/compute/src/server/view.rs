@@ -423,7 +423,7 @@ fn host_status(host: Option<&Resource<Provider>>) -> &'static str {
 }
 
 /// What tells a tenant whether two of its servers share a host, without telling which: as Nova computes it.
-fn host_id(project: &str, host: Option<&str>) -> String {
+pub fn host_id(project: &str, host: Option<&str>) -> String {
     let Some(host) = host else { return String::new() };
     let digest = Sha224::digest(format!("{project}{host}"));
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -352,3 +352,85 @@ async fn a_guest_is_asked_at_once() {
     assert_eq!(cloud.act(&id, change).await, 409);
     cloud.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actions_are_told_by_microversion_and_after_the_end() {
+    let cloud = Cloud::new(Options::default()).await;
+    let id = cloud.create("told").await;
+    cloud.becomes(&id, "ACTIVE").await;
+    let member = || cloud.caller(PROJECT, &["member", "reader"]);
+    let path = format!("/servers/{id}/os-instance-actions");
+    let get = async |version: &str, path: &str| cloud.call_as(member(), version, "GET", path, Value::Null).await;
+    let (status, list) = get("2.1", &path).await;
+    assert_eq!(status, 200, "{list}");
+    let action = &list["instanceActions"][0];
+    assert_eq!(
+        (&action["action"], &action["message"]),
+        (&json!("create"), &Value::Null)
+    );
+    assert!(action.get("updated_at").is_none());
+    let one = format!("{path}/{}", action["request_id"].as_str().unwrap());
+    let (_, brief) = get("2.1", &one).await;
+    assert!(brief["instanceAction"].get("events").is_none(), "{brief}");
+    let (_, full) = get("2.84", &one).await;
+    let event = &full["instanceAction"]["events"][0];
+    assert_eq!(
+        (&event["result"], event.get("host")),
+        (&json!("Success"), None),
+        "{full}"
+    );
+    assert!(event["hostId"].as_str().unwrap().len() == 56 && event.get("details").is_none());
+    let (status, _) = get(
+        "2.66",
+        &format!("{path}?changes-since=2030-01-01&changes-before=2020-01-01"),
+    )
+    .await;
+    assert_eq!(status, 400);
+
+    assert_eq!(
+        cloud.call("DELETE", &format!("/servers/{id}"), Value::Null).await.0,
+        204
+    );
+    cloud
+        .eventually("end", || cloud.store.cache::<Server>().is_empty().then_some(()))
+        .await;
+    assert_eq!(get("2.1", &path).await.0, 404);
+    let (status, list) = get("2.58", &path).await;
+    assert_eq!((status, &list["instanceActions"][0]["action"]), (200, &json!("delete")));
+    cloud.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_tell_of_servers_is_answered_one_by_one() {
+    let cloud = Cloud::new(Options::default()).await;
+    let id = cloud.create("heard").await;
+    cloud.becomes(&id, "ACTIVE").await;
+    let events = json!({ "events": [
+        { "name": "network-changed", "server_uuid": id },
+        { "name": "network-changed", "server_uuid": uuid::Uuid::new_v4() },
+        { "name": "volume-extended", "server_uuid": id },
+    ] });
+    let admin = || cloud.caller(crate::cloud::OTHER, &["admin", "member", "reader"]);
+    let (status, body) = cloud
+        .call_as(admin(), "2.51", "POST", "/os-server-external-events", events)
+        .await;
+    assert_eq!(status, 207, "{body}");
+    let codes: Vec<_> = body["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["code"].as_u64())
+        .collect();
+    assert_eq!(codes, [Some(200), Some(404), Some(400)]);
+    let off = json!({ "events": [{ "name": "power-update", "server_uuid": id, "tag": "POWER_OFF" }] });
+    let (status, body) = cloud
+        .call_as(admin(), "2.51", "POST", "/os-server-external-events", off.clone())
+        .await;
+    assert_eq!(status, 400, "{body}");
+    let (status, body) = cloud
+        .call_as(admin(), "2.76", "POST", "/os-server-external-events", off)
+        .await;
+    assert_eq!(status, 200, "{body}");
+    cloud.becomes(&id, "SHUTOFF").await;
+    cloud.stop().await;
+}

@@ -24,6 +24,7 @@ use super::{Inner, blocking, freezer, host, image, refused, watch};
 use crate::{
     layers::private_dir,
     record::{Home, Lock, Record},
+    runtime::PROCESSES_PER_VCPU,
 };
 
 /// Where runc is installed, in the order of PATH.
@@ -89,6 +90,39 @@ impl Inner {
                 )))
             }
         }
+    }
+
+    /// Gives a running container the processors and memory of `workload`, by its control group.
+    pub(super) async fn resize(&self, workload: &Workload) -> Result<(), DriverError> {
+        let id = workload.id;
+        let not_running = || DriverError::Host(format!("container {id} is not running"));
+        let home = self.home(id)?.ok_or_else(not_running)?;
+        if !self.runs(id).await? {
+            return Err(not_running());
+        }
+        let (vcpus, memory) = (u64::from(workload.vcpus), workload.memory_bytes);
+        let words = [
+            "update".to_owned(),
+            format!("--cpu-share={}", vcpus * 1024),
+            format!("--cpu-quota={}", vcpus * 100_000),
+            "--cpu-period=100000".to_owned(),
+            format!("--pids-limit={}", vcpus * PROCESSES_PER_VCPU),
+            format!("--memory={memory}"),
+        ];
+        let swap = format!("--memory-swap={memory}");
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        // Where the host counts swap, its limit has to move with the memory's; elsewhere it cannot be set.
+        words.push(&swap);
+        if self.runc(&home, &words).await.is_err() {
+            words.pop();
+            self.runc(&home, &words).await?;
+        }
+        if let Ok(Some(mut spec)) = home.spec() {
+            (spec.vcpus, spec.memory_bytes) = (workload.vcpus, memory);
+            home.write_spec(&spec)
+                .map_err(|e| refused(format!("write the specification of container {id}"), e))?;
+        }
+        Ok(())
     }
 
     /// Waits for what an earlier call has begun, and then makes sure that nothing runs and nothing can: none if it runs.

@@ -89,7 +89,7 @@ fn check_query(version: Microversion, query: &Query) -> Result<(), Failure> {
     Ok(())
 }
 
-fn time(name: &str, value: &str) -> Result<Timestamp, Failure> {
+pub(super) fn time(name: &str, value: &str) -> Result<Timestamp, Failure> {
     let read = value.parse::<Timestamp>().or_else(|_| format!("{value}Z").parse());
     read.or_else(|_| format!("{value}T00:00:00Z").parse()).map_err(|_| {
         let message =

@@ -7,7 +7,7 @@ use madang_store::{Metadata, Resource, Store};
 
 use super::{
     Done, Wants, allowed, check_lock,
-    snapshot::{COPIED, Wanted, make},
+    snapshot::{COPIED, Wanted, check_copied, make},
     transact,
 };
 use crate::{
@@ -23,6 +23,7 @@ pub async fn shelve(store: &Store, caller: &Caller, server: &Resource<Server>, o
     transact(store, caller, server, |tx, server| {
         check_lock(caller, server)?;
         allowed(server, "shelve", &COPIED, Wants::Idle)?;
+        check_copied(server)?;
         let is_on_volume = server.spec.image.is_none();
         let image = if is_on_volume {
             None

@@ -66,6 +66,7 @@ pub async fn snapshot(
             let message = "Backup is not supported for volume-backed instances.";
             return Err(Edit::Refused(Failure::invalid(message)));
         }
+        check_copied(server)?;
         let image = make(tx, Some(caller), server, wanted)?;
         server.spec.asked.snapshot = Some(Snapshot {
             image: image.name().to_owned(),
@@ -79,6 +80,18 @@ pub async fn snapshot(
     snapshot
         .map(|snapshot| snapshot.image.clone())
         .ok_or_else(|| Failure::internal("the image was not noted"))
+}
+
+/// Refuses to copy what no driver copies.
+pub(super) fn check_copied(server: &Resource<Server>) -> Result<(), Failure> {
+    if server.spec.driver == "oci" {
+        let message = format!(
+            "Instance {} is a container: its root cannot be copied into an image",
+            server.name()
+        );
+        return Err(Failure::invalid(message));
+    }
+    Ok(())
 }
 
 /// Makes the image of a server, without bytes.
