@@ -63,7 +63,8 @@ pub fn router(api: BlockApi, metrics: &Metrics, authenticate: impl FnOnce(Router
         .route("/", get(versions::all))
         .route("/v3/", get(versions::v3))
         .nest("/v3", v3);
-    Face::new("volume", Shape::Cinder).wrap(project::outside(all), metrics)
+    // Outside of the face: it would answer for what no route of its own takes.
+    project::outside(Face::new("volume", Shape::Cinder).wrap(all, metrics))
 }
 
 fn volumes() -> Router<BlockApi> {
@@ -192,7 +193,9 @@ fn operations() -> Router<BlockApi> {
 
 /// Where the service is, as the client names it: `http://127.0.0.1:8000/volume`.
 pub(crate) fn base(info: &RequestInfo) -> String {
-    info.base_url()
+    let url = info.url();
+    let end = url.find("/v3").unwrap_or(url.len());
+    url[..end].trim_end_matches('/').to_owned()
 }
 
 /// A failed write, in Cinder's words: a lost race is a conflict that may be tried again.

@@ -70,6 +70,21 @@ async fn a_volume_lives() {
 }
 
 #[tokio::test]
+async fn clients_find_the_version() {
+    let cloud = Cloud::new().await;
+    let links = |body: &Value| body["versions"][0]["links"][0]["href"].clone();
+    for (path, wanted) in [("/volume/", 300), ("/volume/v3/", 200)] {
+        let (status, body) = cloud.get(path).await;
+        assert_eq!(
+            (status, links(&body)),
+            (wanted, json!("http://cloud/volume/v3/")),
+            "{path}: {body}"
+        );
+    }
+    cloud.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused() {
     let cloud = Cloud::new().await;
     let none = "00000000-0000-0000-0000-000000000000";

@@ -165,6 +165,16 @@ impl Cloud {
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
+    /// Asks without saying who.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let request = Request::builder().uri(path).header("host", "cloud");
+        let request = request.body(Body::empty()).unwrap();
+        let response: Response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
     /// Asks for something and returns its id.
     pub async fn create(&self, collection: &str, one: &str, body: Value) -> String {
         let (status, answer) = self
