@@ -1,5 +1,6 @@
 //! Keystone's API: its routes, and what all of its resources have in common.
 
+pub(crate) mod collection;
 pub(crate) mod input;
 mod versions;
 

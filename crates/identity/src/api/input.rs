@@ -3,8 +3,10 @@
 use madang_http::{Failure, Schema};
 use serde_json::{Map, Value, json};
 
+use super::collection::Schemas;
+
 /// A resource as a client sent it, after its schema was checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Input(Map<String, Value>);
 
 impl Input {
@@ -61,6 +63,49 @@ impl Input {
         self.0.shift_remove(name)
     }
 
+    /// Sets a text that the client sent.
+    pub(crate) fn set(&mut self, name: &str, text: &mut String) {
+        if let Some(new) = self.text(name) {
+            *text = new;
+        }
+    }
+
+    /// Sets, or with `null` takes off, a text that the client sent.
+    pub(crate) fn set_nullable(&mut self, name: &str, text: &mut Option<String>) {
+        if let Some(new) = self.nullable(name) {
+            *text = new;
+        }
+    }
+
+    /// Sets a flag that the client sent.
+    pub(crate) fn set_flag(&mut self, name: &str, flag: &mut bool) {
+        if let Some(new) = self.flag(name) {
+            *flag = new;
+        }
+    }
+
+    /// Takes out what can never change; it may be sent as it is.
+    pub(crate) fn keep(&mut self, name: &str, is: &str) -> Result<(), Failure> {
+        if self.has(name) && self.text(name).unwrap_or_default() != is {
+            return Err(Failure::invalid(format!("Update of `{name}` is not allowed.")).at(name));
+        }
+        Ok(())
+    }
+
+    /// As [`Input::keep`], for the domain of users and groups.
+    pub(crate) fn keep_domain(&mut self, is: &str) -> Result<(), Failure> {
+        match self.text("domain_id") {
+            Some(domain_id) if domain_id != is => Err(Failure::invalid("Cannot change Domain ID").at("domain_id")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it takes the option `immutable` off.
+    pub(crate) fn unlocks(&self) -> bool {
+        let immutable = self.0.get("options").and_then(|options| options.get("immutable"));
+        immutable.is_some_and(|immutable| *immutable != Value::Bool(true))
+    }
+
     /// Whether a member is there.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
@@ -82,6 +127,14 @@ pub(crate) fn resource_schema(name: &str, properties: Value, required: &[&str]) 
     }
     let body = json!({ "type": "object", "properties": { name: resource }, "required": [name] });
     Schema::new(madang_http::Form::Keystone, body)
+}
+
+/// The schemas of a collection: the same properties, of which only what creates must have `required`.
+pub(crate) fn schemas(name: &str, properties: Value, required: &[&str]) -> Schemas {
+    Schemas {
+        create: resource_schema(name, properties.clone(), required),
+        update: resource_schema(name, properties, &[]),
+    }
 }
 
 /// A name of at most `max` characters, one of which shows.

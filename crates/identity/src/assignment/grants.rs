@@ -12,7 +12,10 @@ use http::Method;
 use madang_http::{Failure, Query, RequestInfo};
 
 use super::{Actor, AssignmentSpec, On, rules};
-use crate::{Caller, Identity, api::no_content, role};
+use crate::{
+    Caller, Identity,
+    api::{collection, no_content},
+};
 
 type NewActor = fn(String) -> Actor;
 type NewPlace = fn(String) -> On;
@@ -117,7 +120,7 @@ fn list(
     inherited: bool,
 ) -> Result<Response, Failure> {
     let roles = rules::granted(identity, caller, actor, on, inherited)?;
-    role::api::respond(info, query, roles)
+    collection::respond(identity, info, query, roles)
 }
 
 async fn act(

@@ -1,13 +1,11 @@
 //! What may be done to regions, services and endpoints.
 
-use std::sync::Arc;
-
 use madang_http::Failure;
-use madang_store::{Cause, ErrorKind, Kind, Metadata, Op, Rejection, Resource, StoreBuilder, StoreError};
+use madang_store::{Cause, ErrorKind, Metadata, Op, Rejection, Resource, StoreBuilder, StoreError};
 use uuid::Uuid;
 
 use super::{Endpoint, EndpointSpec, Region, RegionSpec, Service, ServiceSpec, render::filled};
-use crate::{Caller, Identity, api::not_found, cascade::remove_all};
+use crate::{Caller, Identity, cascade::remove_all};
 
 pub(crate) fn register(builder: &mut StoreBuilder) {
     builder.rule::<Endpoint>(|tx, op| {
@@ -76,41 +74,12 @@ fn check_url(url: &str) -> Result<(), StoreError> {
         .into())
 }
 
-/// Creates something of the catalog, with a given id where there is one.
-///
-/// # Errors
-/// 403 for policy, 404 where it names something that is missing, 409 for a taken id.
-pub async fn create<K: Kind>(
-    identity: &Identity,
-    caller: &Caller,
-    rule: &str,
-    id: Option<String>,
-    spec: K::Spec,
-) -> Result<Arc<Resource<K>>, Failure> {
-    caller.enforce(rule, &[])?;
-    let created = identity.store.transact(caller.cause(), |tx| {
-        let mut metadata = Metadata::new("", "");
-        metadata.name = id.clone().unwrap_or_else(|| metadata.uid.simple().to_string());
-        let key = madang_store::Key::new(K::NAME, "", "", metadata.name.as_str());
-        if tx.get::<K>(&key).is_some() {
-            let message = format!(
-                "Conflict occurred attempting to store {} - Duplicate ID, {}.",
-                singular::<K>(),
-                metadata.name
-            );
-            return Err(Failure::conflict(message));
-        }
-        Ok::<_, Failure>(tx.create(Resource::<K>::new(metadata, spec.clone()))?)
-    });
-    created.await
-}
-
-/// Makes a region that is not there, for who may create endpoints.
+/// Makes a region that is not there, for who may do `rule`.
 ///
 /// # Errors
 /// 403 for policy.
-pub async fn ensure_region(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
-    caller.enforce("identity:create_endpoint", &[])?;
+pub async fn ensure_region(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<(), Failure> {
+    caller.enforce(rule, &[])?;
     let ensured = identity.store.transact(caller.cause(), |tx| {
         if tx.get::<Region>(&Region::key(id)).is_none() {
             tx.create(Resource::<Region>::new(Metadata::new("", id), RegionSpec::default()))?;
@@ -118,59 +87,6 @@ pub async fn ensure_region(identity: &Identity, caller: &Caller, id: &str) -> Re
         Ok::<_, Failure>(())
     });
     ensured.await
-}
-
-/// Something of the catalog, once policy allows `rule`.
-///
-/// # Errors
-/// 403 for policy, 404.
-pub fn find<K: Kind>(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<Arc<Resource<K>>, Failure> {
-    caller.enforce(rule, &[])?;
-    let key = madang_store::Key::new(K::NAME, "", "", id);
-    identity
-        .store
-        .get::<K>(&key)
-        .ok_or_else(|| not_found(singular::<K>(), id))
-}
-
-/// Changes something of the catalog.
-///
-/// # Errors
-/// 403 for policy, 404, and what `change` says.
-pub async fn update<K: Kind>(
-    identity: &Identity,
-    caller: &Caller,
-    rule: &str,
-    id: &str,
-    change: impl FnMut(&mut Resource<K>) -> Result<(), Failure>,
-) -> Result<Arc<Resource<K>>, Failure> {
-    let found = find::<K>(identity, caller, rule, id)?;
-    identity
-        .store
-        .modify::<K, Failure>(&found.key(), caller.cause(), change)
-        .await
-}
-
-/// Removes something of the catalog.
-///
-/// # Errors
-/// 403 for policy and for a region that is in use, 404.
-pub async fn delete<K: Kind>(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<(), Failure> {
-    let key = find::<K>(identity, caller, rule, id)?.key();
-    let deleted = identity.store.transact(caller.cause(), |tx| {
-        let found = tx.get::<K>(&key).ok_or_else(|| not_found(singular::<K>(), id))?;
-        Ok::<_, Failure>(tx.delete(&found)?)
-    });
-    deleted.await
-}
-
-/// What Keystone calls one of a kind.
-fn singular<K: Kind>() -> &'static str {
-    match K::NAME {
-        "endpoint-groups" => "endpoint group",
-        "policies" => "policy",
-        plural => plural.strip_suffix('s').unwrap_or(plural),
-    }
 }
 
 /// A service of this cloud and where it is.

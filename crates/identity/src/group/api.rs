@@ -8,40 +8,35 @@ use axum::{
     response::Response,
     routing::get,
 };
-use http::StatusCode;
-use madang_http::{Failure, Json, Query, RequestInfo, Schema};
+use madang_http::{Failure, Query, RequestInfo};
 use madang_store::Resource;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Group, GroupSpec, Membership,
-    rules::{self, GroupChange},
-};
+use super::{Group, GroupSpec, Membership, rules};
 use crate::{
     Caller, Identity,
     api::{
         Links, Listed,
-        input::{Input, name_schema, resource_schema},
-        links, many, no_content, one, passes,
+        collection::{self, Collection, Schemas, in_domain},
+        input::{Input, name_schema, schemas},
+        links, merge, no_content, passes,
     },
-    user::{self, User},
+    user::User,
 };
 
-static CREATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("group", properties(), &["name"]));
-static UPDATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("group", properties(), &[]));
-
-fn properties() -> Value {
-    json!({
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| {
+    let properties = json!({
         "name": name_schema(64),
         "domain_id": { "type": "string", "pattern": "^[a-zA-Z0-9-]+$", "maxLength": 64 },
         "description": { "type": ["string", "null"] },
-    })
-}
+    });
+    schemas("group", properties, &["name"])
+});
 
 /// A group as Keystone shows it.
 #[derive(Serialize)]
-struct View {
+pub(crate) struct View {
     id: String,
     name: String,
     domain_id: String,
@@ -57,21 +52,8 @@ impl Listed for View {
     }
 }
 
-fn view(info: &RequestInfo, group: &Resource<Group>) -> View {
-    View {
-        id: group.name().to_owned(),
-        name: group.spec.name.clone(),
-        domain_id: group.spec.domain_id.clone(),
-        description: group.spec.description.clone(),
-        extra: group.spec.extra.clone(),
-        links: links(info, "groups", group.name()),
-    }
-}
-
 pub(crate) fn routes() -> Router<Arc<Identity>> {
-    Router::new()
-        .route("/groups", get(list).post(create))
-        .route("/groups/{group_id}", get(show).patch(update).delete(delete))
+    collection::routes::<Group>("/groups")
         .route("/groups/{group_id}/users", get(users))
         .route(
             "/groups/{group_id}/users/{user_id}",
@@ -79,100 +61,76 @@ pub(crate) fn routes() -> Router<Arc<Identity>> {
         )
 }
 
-async fn create(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&CREATE, body, "group")?;
-    let spec = GroupSpec {
-        name: input.text("name").unwrap_or_default(),
-        domain_id: input.text("domain_id").unwrap_or_default(),
-        description: input.text("description").unwrap_or_default(),
-        extra: input.rest(),
-    };
-    let group = rules::create(&identity, &caller, spec).await?;
-    Ok(one(StatusCode::CREATED, "group", &view(&info, &group)))
-}
+impl Collection for Group {
+    const ONE: &'static str = "group";
+    const MANY: &'static str = "groups";
+    type View = View;
 
-async fn show(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    let group = rules::find(&identity, &caller, "identity:get_group", &id)?;
-    Ok(one(StatusCode::OK, "group", &view(&info, &group)))
-}
-
-async fn list(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    query: Query,
-) -> Result<Response, Failure> {
-    let domain_id = query
-        .get("domain_id")
-        .or(caller.subject.domain_id())
-        .unwrap_or_default();
-    caller.enforce("identity:list_groups", &[("target.group.domain_id", domain_id)])?;
-    let cache = identity.store.cache::<Group>();
-    let groups = if domain_id.is_empty() {
-        cache.all()
-    } else {
-        cache.by("domain", domain_id)
-    };
-    respond(&info, &query, groups)
-}
-
-/// A list of groups, by name.
-pub(crate) fn respond(
-    info: &RequestInfo,
-    query: &Query,
-    mut groups: Vec<Arc<Resource<Group>>>,
-) -> Result<Response, Failure> {
-    groups.retain(|group| passes(query, "name", &group.spec.name));
-    groups.sort_by(|a, b| (&a.spec.name, a.name()).cmp(&(&b.spec.name, b.name())));
-    many(
-        info,
-        query,
-        "groups",
-        groups.iter().map(|group| view(info, group)).collect(),
-    )
-}
-
-async fn update(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&UPDATE, body, "group")?;
-    let now = rules::find(&identity, &caller, "identity:update_group", &id)?;
-    if input
-        .text("domain_id")
-        .is_some_and(|domain_id| domain_id != now.spec.domain_id)
-    {
-        return Err(Failure::invalid("Cannot change Domain ID").at("domain_id"));
+    fn view(_: &Identity, info: &RequestInfo, group: &Resource<Self>) -> View {
+        View {
+            id: group.name().to_owned(),
+            name: group.spec.name.clone(),
+            domain_id: group.spec.domain_id.clone(),
+            description: group.spec.description.clone(),
+            extra: group.spec.extra.clone(),
+            links: links(info, "groups", group.name()),
+        }
     }
-    let change = GroupChange {
-        name: input.text("name"),
-        description: input.nullable("description").map(Option::unwrap_or_default),
-        extra: input.rest(),
-    };
-    let group = rules::update(&identity, &caller, &id, &change).await?;
-    Ok(one(StatusCode::OK, "group", &view(&info, &group)))
-}
 
-async fn delete(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    rules::delete(&identity, &caller, &id).await?;
-    Ok(no_content())
+    fn schemas() -> &'static Schemas {
+        &SCHEMAS
+    }
+
+    fn spec(mut input: Input) -> Result<(Option<String>, GroupSpec), Failure> {
+        let spec = GroupSpec {
+            name: input.text("name").unwrap_or_default(),
+            domain_id: input.text("domain_id").unwrap_or_default(),
+            description: input.text("description").unwrap_or_default(),
+            extra: input.rest(),
+        };
+        Ok((None, spec))
+    }
+
+    fn apply(spec: &mut GroupSpec, mut input: Input) {
+        input.set("name", &mut spec.name);
+        if let Some(description) = input.nullable("description") {
+            spec.description = description.unwrap_or_default();
+        }
+        merge(&mut spec.extra, &input.rest());
+    }
+
+    fn passes(query: &Query, group: &Resource<Self>) -> bool {
+        passes(query, "name", &group.spec.name)
+    }
+
+    fn order(group: &Resource<Self>) -> &str {
+        &group.spec.name
+    }
+
+    async fn create(identity: &Identity, caller: &Caller, input: Input) -> Result<Arc<Resource<Self>>, Failure> {
+        rules::create(identity, caller, Self::spec(input)?.1).await
+    }
+
+    fn find(identity: &Identity, caller: &Caller, verb: &str, id: &str) -> Result<Arc<Resource<Self>>, Failure> {
+        rules::find(identity, caller, &format!("identity:{verb}_group"), id)
+    }
+
+    fn list(identity: &Identity, caller: &Caller, query: &Query) -> Result<Vec<Arc<Resource<Self>>>, Failure> {
+        let (domain_id, groups) = in_domain(identity, caller, query);
+        caller.enforce("identity:list_groups", &[("target.group.domain_id", &domain_id)])?;
+        Ok(groups)
+    }
+
+    async fn update(
+        identity: &Identity,
+        caller: &Caller,
+        id: &str,
+        mut input: Input,
+    ) -> Result<Arc<Resource<Self>>, Failure> {
+        let now = Self::find(identity, caller, "update", id)?;
+        input.keep_domain(&now.spec.domain_id)?;
+        collection::update(identity, caller, id, input).await
+    }
 }
 
 async fn users(
@@ -187,7 +145,7 @@ async fn users(
     let users = memberships
         .iter()
         .filter_map(|m| identity.store.get::<User>(&User::key(&m.spec.user_id)));
-    user::api::respond(&info, &query, users.collect())
+    collection::respond(&identity, &info, &query, users.collect())
 }
 
 async fn check_user(

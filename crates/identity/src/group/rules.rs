@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use madang_http::Failure;
 use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
-use serde_json::{Map, Value};
 
 use super::{Group, GroupSpec, Membership, MembershipSpec};
 use crate::{
     Caller, Identity,
-    api::{merge, not_found},
+    api::not_found,
     assignment::{Actor, Assignment},
     cascade::remove_all,
     names,
@@ -72,52 +71,6 @@ pub async fn create(
         Ok::<_, Failure>(tx.create(Resource::new(metadata, spec.clone()))?)
     });
     created.await
-}
-
-/// What a client wants changed of a group; what is `None` stays.
-#[derive(Clone, Debug, Default)]
-pub struct GroupChange {
-    /// The new name.
-    pub name: Option<String>,
-    /// The new description.
-    pub description: Option<String>,
-    /// What clients keep beside, to set; `null` takes one off.
-    pub extra: Map<String, Value>,
-}
-
-/// Changes a group.
-///
-/// # Errors
-/// 403 for policy, 404, 409 for a taken name.
-pub async fn update(
-    identity: &Identity,
-    caller: &Caller,
-    id: &str,
-    change: &GroupChange,
-) -> Result<Arc<Resource<Group>>, Failure> {
-    find(identity, caller, "identity:update_group", id)?;
-    let key = Group::key(id);
-    let changed = identity.store.modify::<Group, Failure>(&key, caller.cause(), |group| {
-        let spec = &mut group.spec;
-        spec.name = change.name.clone().unwrap_or_else(|| spec.name.clone());
-        spec.description = change.description.clone().unwrap_or_else(|| spec.description.clone());
-        merge(&mut spec.extra, &change.extra);
-        Ok(())
-    });
-    changed.await
-}
-
-/// Removes a group and what was assigned to it.
-///
-/// # Errors
-/// 403 for policy, 404.
-pub async fn delete(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
-    find(identity, caller, "identity:delete_group", id)?;
-    let deleted = identity.store.transact(caller.cause(), |tx| {
-        let group = tx.get::<Group>(&Group::key(id)).ok_or_else(|| not_found("group", id))?;
-        Ok::<_, Failure>(tx.delete(&group)?)
-    });
-    deleted.await
 }
 
 /// Puts a user into a group. Doing it again is fine.

@@ -12,35 +12,31 @@ use axum::{
     routing::get,
 };
 use http::{Method, StatusCode};
-use madang_http::{Failure, Json, Query, RequestInfo, Schema, json};
+use madang_http::{Failure, Query, RequestInfo, json};
 use madang_store::Resource;
 use serde::Serialize;
 use serde_json::{Map, Value, json as value};
 
-use super::{
-    Implication, Role, RoleSpec,
-    rules::{self, RoleChange},
-};
+use super::{Implication, Role, RoleSpec, rules};
 use crate::{
     Caller, Identity,
     api::{
         Links, Listed,
-        input::{Input, id_schema, immutable_schema, name_schema, resource_schema},
-        links, many, no_content, not_found, one, passes,
+        collection::{self, Collection, Schemas},
+        input::{Input, id_schema, immutable_schema, name_schema, schemas},
+        links, merge, no_content, not_found, passes,
     },
 };
 
-static CREATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("role", properties(), &["name"]));
-static UPDATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("role", properties(), &[]));
-
-fn properties() -> Value {
-    value!({
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| {
+    let properties = value!({
         "name": name_schema(255),
         "description": { "type": ["string", "null"] },
         "domain_id": id_schema(),
         "options": immutable_schema(),
-    })
-}
+    });
+    schemas("role", properties, &["name"])
+});
 
 /// A role as Keystone shows it.
 #[derive(Serialize)]
@@ -75,9 +71,7 @@ pub(crate) fn view(info: &RequestInfo, role: &Resource<Role>) -> View {
 }
 
 pub(crate) fn routes() -> Router<Arc<Identity>> {
-    Router::new()
-        .route("/roles", get(list).post(create))
-        .route("/roles/{role_id}", get(show).patch(update).delete(delete))
+    collection::routes::<Role>("/roles")
         .route("/roles/{role_id}/implies", get(implied))
         .route(
             "/roles/{role_id}/implies/{implied_id}",
@@ -86,97 +80,79 @@ pub(crate) fn routes() -> Router<Arc<Identity>> {
         .route("/role_inferences", get(inferences))
 }
 
-async fn create(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&CREATE, body, "role")?;
-    let spec = RoleSpec {
-        name: input.text("name").unwrap_or_default(),
-        domain_id: input.text("domain_id").unwrap_or_default(),
-        description: input.text("description"),
-        options: input.object("options"),
-        extra: input.rest(),
-    };
-    let role = rules::create(&identity, &caller, spec).await?;
-    Ok(one(StatusCode::CREATED, "role", &view(&info, &role)))
-}
+impl Collection for Role {
+    const ONE: &'static str = "role";
+    const MANY: &'static str = "roles";
+    type View = View;
 
-async fn show(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    let role = rules::find(&identity, &caller, "get", &id)?;
-    Ok(one(StatusCode::OK, "role", &view(&info, &role)))
-}
-
-async fn list(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    query: Query,
-) -> Result<Response, Failure> {
-    let domain_id = query.get("domain_id").unwrap_or_default();
-    let own_domain = caller.subject.domain_id().unwrap_or_default();
-    let rule = if domain_id.is_empty() {
-        "identity:list_roles"
-    } else {
-        "identity:list_domain_roles"
-    };
-    caller.enforce(rule, &[("target.domain_id", own_domain)])?;
-    let roles = identity.store.cache::<Role>().by("domain", domain_id);
-    respond(&info, &query, roles)
-}
-
-/// A list of roles, by name.
-pub(crate) fn respond(
-    info: &RequestInfo,
-    query: &Query,
-    mut roles: Vec<Arc<Resource<Role>>>,
-) -> Result<Response, Failure> {
-    roles.retain(|role| passes(query, "name", &role.spec.name));
-    roles.sort_by(|a, b| (&a.spec.name, a.name()).cmp(&(&b.spec.name, b.name())));
-    many(
-        info,
-        query,
-        "roles",
-        roles.iter().map(|role| view(info, role)).collect(),
-    )
-}
-
-async fn update(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&UPDATE, body, "role")?;
-    let now = rules::find(&identity, &caller, "update", &id)?;
-    if input.has("domain_id") && input.text("domain_id").unwrap_or_default() != now.spec.domain_id {
-        return Err(Failure::invalid("Update of `domain_id` is not allowed.").at("domain_id"));
+    fn view(_: &Identity, info: &RequestInfo, role: &Resource<Self>) -> View {
+        view(info, role)
     }
-    let change = RoleChange {
-        name: input.text("name"),
-        description: input.nullable("description"),
-        options: input.object("options"),
-        extra: input.rest(),
-    };
-    let role = rules::update(&identity, &caller, &id, &change).await?;
-    Ok(one(StatusCode::OK, "role", &view(&info, &role)))
-}
 
-async fn delete(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    rules::delete(&identity, &caller, &id).await?;
-    Ok(no_content())
+    fn schemas() -> &'static Schemas {
+        &SCHEMAS
+    }
+
+    fn spec(mut input: Input) -> Result<(Option<String>, RoleSpec), Failure> {
+        let spec = RoleSpec {
+            name: input.text("name").unwrap_or_default(),
+            domain_id: input.text("domain_id").unwrap_or_default(),
+            description: input.text("description"),
+            options: input.object("options"),
+            extra: input.rest(),
+        };
+        Ok((None, spec))
+    }
+
+    fn apply(spec: &mut RoleSpec, mut input: Input) {
+        input.set("name", &mut spec.name);
+        input.set_nullable("description", &mut spec.description);
+        merge(&mut spec.options, &input.object("options"));
+        merge(&mut spec.extra, &input.rest());
+    }
+
+    fn passes(query: &Query, role: &Resource<Self>) -> bool {
+        passes(query, "name", &role.spec.name)
+    }
+
+    fn order(role: &Resource<Self>) -> &str {
+        &role.spec.name
+    }
+
+    async fn create(identity: &Identity, caller: &Caller, input: Input) -> Result<Arc<Resource<Self>>, Failure> {
+        rules::create(identity, caller, Self::spec(input)?.1).await
+    }
+
+    fn find(identity: &Identity, caller: &Caller, verb: &str, id: &str) -> Result<Arc<Resource<Self>>, Failure> {
+        rules::find(identity, caller, verb, id)
+    }
+
+    fn list(identity: &Identity, caller: &Caller, query: &Query) -> Result<Vec<Arc<Resource<Self>>>, Failure> {
+        let domain_id = query.get("domain_id").unwrap_or_default();
+        let rule = if domain_id.is_empty() {
+            "identity:list_roles"
+        } else {
+            "identity:list_domain_roles"
+        };
+        let own_domain = caller.subject.domain_id().unwrap_or_default();
+        caller.enforce(rule, &[("target.domain_id", own_domain)])?;
+        Ok(identity.store.cache::<Self>().by("domain", domain_id))
+    }
+
+    async fn update(
+        identity: &Identity,
+        caller: &Caller,
+        id: &str,
+        mut input: Input,
+    ) -> Result<Arc<Resource<Self>>, Failure> {
+        let now = rules::find(identity, caller, "update", id)?;
+        input.keep("domain_id", &now.spec.domain_id)?;
+        rules::update(identity, caller, id, input).await
+    }
+
+    async fn delete(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
+        rules::delete(identity, caller, id).await
+    }
 }
 
 /// A role in an inference.

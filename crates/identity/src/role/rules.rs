@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use madang_http::Failure;
 use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
-use serde_json::{Map, Value};
 
 use super::{Implication, ImplicationSpec, Role, RoleSpec};
 use crate::{
     Caller, Identity,
-    api::{merge, not_found},
+    api::{collection::Collection, input::Input, not_found},
     assignment::Assignment,
     cascade::remove_all,
     names,
@@ -78,44 +77,23 @@ pub async fn create(identity: &Identity, caller: &Caller, spec: RoleSpec) -> Res
     created.await
 }
 
-/// What a client wants changed of a role; what is `None` stays.
-#[derive(Clone, Debug, Default)]
-pub struct RoleChange {
-    /// The new name.
-    pub name: Option<String>,
-    /// The new description; `Some(None)` takes it off.
-    pub description: Option<Option<String>>,
-    /// Options to set; `null` takes one off.
-    pub options: Map<String, Value>,
-    /// What clients keep beside, to set; `null` takes one off.
-    pub extra: Map<String, Value>,
-}
-
 /// Changes a role.
 ///
 /// # Errors
 /// 403 for policy and an immutable one, 404, 409 for a taken name.
-pub async fn update(
+pub(crate) async fn update(
     identity: &Identity,
     caller: &Caller,
     id: &str,
-    change: &RoleChange,
+    input: Input,
 ) -> Result<Arc<Resource<Role>>, Failure> {
     find(identity, caller, "update", id)?;
     let key = Role::key(id);
     let changed = identity.store.modify::<Role, Failure>(&key, caller.cause(), |role| {
-        let unlocks = change
-            .options
-            .get("immutable")
-            .is_some_and(|value| *value != Value::Bool(true));
-        if is_immutable(&role.spec.options) && !unlocks {
+        if is_immutable(&role.spec.options) && !input.unlocks() {
             return Err(refuse_immutable("update", "role", id));
         }
-        let spec = &mut role.spec;
-        spec.name = change.name.clone().unwrap_or_else(|| spec.name.clone());
-        spec.description = change.description.clone().unwrap_or_else(|| spec.description.clone());
-        merge(&mut spec.options, &change.options);
-        merge(&mut spec.extra, &change.extra);
+        Role::apply(&mut role.spec, input.clone());
         Ok(())
     });
     changed.await

@@ -8,30 +8,26 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use http::StatusCode;
 use madang_http::{Failure, Json, Query, RequestInfo, Schema};
 use madang_store::Resource;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    User, UserSpec,
-    rules::{self, UserChange},
-};
+use super::{User, UserSpec, rules};
 use crate::{
     Caller, Identity,
     api::{
         Links, Listed,
-        input::{Input, id_schema, name_schema, resource_schema},
-        links, many, no_content, one, passes,
+        collection::{self, Collection, Schemas, in_domain},
+        input::{Input, id_schema, name_schema, resource_schema, schemas},
+        links, merge, no_content, passes,
     },
     assignment::effective,
-    group::{self, Group, Membership},
+    group::{Group, Membership},
     project,
 };
 
-static CREATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("user", properties(), &["name"]));
-static UPDATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("user", properties(), &[]));
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| schemas("user", properties(), &["name"]));
 static PASSWORD: LazyLock<Schema> = LazyLock::new(|| {
     let text = json!({ "type": "string" });
     let properties = json!({ "original_password": text, "password": text });
@@ -66,7 +62,7 @@ fn properties() -> Value {
 
 /// A user as Keystone shows it.
 #[derive(Serialize)]
-struct View {
+pub(crate) struct View {
     id: String,
     name: String,
     domain_id: String,
@@ -86,127 +82,96 @@ impl Listed for View {
     }
 }
 
-fn view(info: &RequestInfo, user: &Resource<User>) -> View {
-    let spec = &user.spec;
-    View {
-        id: user.name().to_owned(),
-        name: spec.name.clone(),
-        domain_id: spec.domain_id.clone(),
-        enabled: spec.enabled,
-        default_project_id: spec.default_project_id.clone(),
-        password_expires_at: None,
-        options: spec.options.clone(),
-        extra: spec.extra.clone(),
-        links: links(info, "users", user.name()),
-    }
-}
-
 pub(crate) fn routes() -> Router<Arc<Identity>> {
-    Router::new()
-        .route("/users", get(list).post(create))
-        .route("/users/{user_id}", get(show).patch(update).delete(delete))
+    collection::routes::<User>("/users")
         .route("/users/{user_id}/password", post(change_password))
         .route("/users/{user_id}/groups", get(groups))
         .route("/users/{user_id}/projects", get(projects))
 }
 
-async fn create(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&CREATE, body, "user")?;
-    let spec = UserSpec {
-        name: input.text("name").unwrap_or_default(),
-        domain_id: input.text("domain_id").unwrap_or_default(),
-        enabled: input.flag("enabled").unwrap_or(true),
-        default_project_id: input.text("default_project_id"),
-        password: input.text("password"),
-        options: input.object("options"),
-        extra: input.rest(),
-        tokens_void_until: None,
-    };
-    let user = rules::create(&identity, &caller, spec).await?;
-    Ok(one(StatusCode::CREATED, "user", &view(&info, &user)))
-}
+impl Collection for User {
+    const ONE: &'static str = "user";
+    const MANY: &'static str = "users";
+    type View = View;
 
-async fn show(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    let user = rules::find(&identity, &caller, "identity:get_user", &id)?;
-    Ok(one(StatusCode::OK, "user", &view(&info, &user)))
-}
+    fn view(_: &Identity, info: &RequestInfo, user: &Resource<Self>) -> View {
+        let spec = &user.spec;
+        View {
+            id: user.name().to_owned(),
+            name: spec.name.clone(),
+            domain_id: spec.domain_id.clone(),
+            enabled: spec.enabled,
+            default_project_id: spec.default_project_id.clone(),
+            password_expires_at: None,
+            options: spec.options.clone(),
+            extra: spec.extra.clone(),
+            links: links(info, "users", user.name()),
+        }
+    }
 
-async fn list(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    query: Query,
-) -> Result<Response, Failure> {
-    let domain_id = query
-        .get("domain_id")
-        .or(caller.subject.domain_id())
-        .unwrap_or_default();
-    caller.enforce("identity:list_users", &[("target.domain_id", domain_id)])?;
-    let cache = identity.store.cache::<User>();
-    let users = if domain_id.is_empty() {
-        cache.all()
-    } else {
-        cache.by("domain", domain_id)
-    };
-    respond(&info, &query, users)
-}
+    fn schemas() -> &'static Schemas {
+        &SCHEMAS
+    }
 
-/// A list of users, by name.
-pub(crate) fn respond(
-    info: &RequestInfo,
-    query: &Query,
-    mut users: Vec<Arc<Resource<User>>>,
-) -> Result<Response, Failure> {
-    users.retain(|user| {
+    fn spec(mut input: Input) -> Result<(Option<String>, UserSpec), Failure> {
+        let spec = UserSpec {
+            name: input.text("name").unwrap_or_default(),
+            domain_id: input.text("domain_id").unwrap_or_default(),
+            enabled: input.flag("enabled").unwrap_or(true),
+            default_project_id: input.text("default_project_id"),
+            password: input.text("password"),
+            options: input.object("options"),
+            extra: input.rest(),
+            tokens_void_until: None,
+        };
+        Ok((None, spec))
+    }
+
+    /// All but the password, which is not stored as it comes.
+    fn apply(spec: &mut UserSpec, mut input: Input) {
+        input.take("password");
+        input.set("name", &mut spec.name);
+        input.set_flag("enabled", &mut spec.enabled);
+        input.set_nullable("default_project_id", &mut spec.default_project_id);
+        merge(&mut spec.options, &input.object("options"));
+        merge(&mut spec.extra, &input.rest());
+    }
+
+    fn passes(query: &Query, user: &Resource<Self>) -> bool {
         passes(query, "name", &user.spec.name)
             && (!query.has("enabled") || query.switch("enabled") == user.spec.enabled)
             // Passwords do not expire here, so no user has an expiry to compare with.
             && !query.has("password_expires_at")
-    });
-    users.sort_by(|a, b| (&a.spec.name, a.name()).cmp(&(&b.spec.name, b.name())));
-    many(
-        info,
-        query,
-        "users",
-        users.iter().map(|user| view(info, user)).collect(),
-    )
-}
-
-async fn update(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&UPDATE, body, "user")?;
-    let now = rules::find(&identity, &caller, "identity:update_user", &id)?;
-    if input
-        .text("domain_id")
-        .is_some_and(|domain_id| domain_id != now.spec.domain_id)
-    {
-        return Err(Failure::invalid("Cannot change Domain ID").at("domain_id"));
     }
-    let change = UserChange {
-        name: input.text("name"),
-        enabled: input.flag("enabled"),
-        default_project_id: input.nullable("default_project_id"),
-        password: input.nullable("password"),
-        options: input.object("options"),
-        extra: input.rest(),
-    };
-    let user = rules::update(&identity, &caller, &id, &change).await?;
-    Ok(one(StatusCode::OK, "user", &view(&info, &user)))
+
+    fn order(user: &Resource<Self>) -> &str {
+        &user.spec.name
+    }
+
+    async fn create(identity: &Identity, caller: &Caller, input: Input) -> Result<Arc<Resource<Self>>, Failure> {
+        rules::create(identity, caller, Self::spec(input)?.1).await
+    }
+
+    fn find(identity: &Identity, caller: &Caller, verb: &str, id: &str) -> Result<Arc<Resource<Self>>, Failure> {
+        rules::find(identity, caller, &format!("identity:{verb}_user"), id)
+    }
+
+    fn list(identity: &Identity, caller: &Caller, query: &Query) -> Result<Vec<Arc<Resource<Self>>>, Failure> {
+        let (domain_id, users) = in_domain(identity, caller, query);
+        caller.enforce("identity:list_users", &[("target.domain_id", &domain_id)])?;
+        Ok(users)
+    }
+
+    async fn update(
+        identity: &Identity,
+        caller: &Caller,
+        id: &str,
+        mut input: Input,
+    ) -> Result<Arc<Resource<Self>>, Failure> {
+        let now = Self::find(identity, caller, "update", id)?;
+        input.keep_domain(&now.spec.domain_id)?;
+        rules::update(identity, caller, id, input).await
+    }
 }
 
 async fn change_password(
@@ -222,15 +187,6 @@ async fn change_password(
     Ok(no_content())
 }
 
-async fn delete(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    rules::delete(&identity, &caller, &id).await?;
-    Ok(no_content())
-}
-
 async fn groups(
     State(identity): State<Arc<Identity>>,
     caller: Caller,
@@ -243,7 +199,7 @@ async fn groups(
     let groups = memberships
         .iter()
         .filter_map(|m| identity.store.get::<Group>(&Group::key(&m.spec.group_id)));
-    group::api::respond(&info, &query, groups.collect())
+    collection::respond(&identity, &info, &query, groups.collect())
 }
 
 async fn projects(

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use madang_http::Failure;
 use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{User, UserSpec};
 use crate::{
     Caller, Identity,
-    api::{merge, not_found},
+    api::{collection::Collection, input::Input, not_found},
     application_credential::{AccessRule, ApplicationCredential},
     assignment::{Actor, Assignment},
     auth::unauthenticated,
@@ -104,56 +104,28 @@ fn check_references(identity: &Identity, domain_id: &str, default_project_id: Op
     }
 }
 
-/// What a client wants changed of a user; what is `None` stays.
-#[derive(Clone, Default)]
-pub struct UserChange {
-    /// The new name.
-    pub name: Option<String>,
-    /// Whether it is to be enabled.
-    pub enabled: Option<bool>,
-    /// The new default project; `Some(None)` takes it off.
-    pub default_project_id: Option<Option<String>>,
-    /// The new password itself; `Some(None)` takes it off.
-    pub password: Option<Option<String>>,
-    /// Options to set; `null` takes one off.
-    pub options: Map<String, Value>,
-    /// What clients keep beside, to set; `null` takes one off.
-    pub extra: Map<String, Value>,
-}
-
-/// Changes a user. A new password and disabling void its tokens.
+/// Changes a user as a body asks. A new password and disabling void its tokens.
 ///
 /// # Errors
 /// 403 for policy, 404, 409 for a taken name.
-pub async fn update(
+pub(crate) async fn update(
     identity: &Identity,
     caller: &Caller,
     id: &str,
-    change: &UserChange,
+    mut input: Input,
 ) -> Result<Arc<Resource<User>>, Failure> {
     let user = find(identity, caller, "identity:update_user", id)?;
-    check_references(
-        identity,
-        &user.spec.domain_id,
-        change.default_project_id.as_ref().and_then(Option::as_deref),
-    )?;
-    let password = match &change.password {
-        Some(Some(password)) => Some(Some(identity.hash(password).await?)),
+    let default_project_id = input.clone().text("default_project_id");
+    check_references(identity, &user.spec.domain_id, default_project_id.as_deref())?;
+    let password = match input.nullable("password") {
+        Some(Some(password)) => Some(Some(identity.hash(&password).await?)),
         Some(None) => Some(None),
         None => None,
     };
     let key = User::key(id);
     let changed = identity.store.modify::<User, Failure>(&key, caller.cause(), |user| {
-        let spec = &mut user.spec;
-        spec.name = change.name.clone().unwrap_or_else(|| spec.name.clone());
-        spec.enabled = change.enabled.unwrap_or(spec.enabled);
-        spec.default_project_id = change
-            .default_project_id
-            .clone()
-            .unwrap_or_else(|| spec.default_project_id.clone());
-        spec.password = password.clone().unwrap_or_else(|| spec.password.clone());
-        merge(&mut spec.options, &change.options);
-        merge(&mut spec.extra, &change.extra);
+        user.spec.password = password.clone().unwrap_or_else(|| user.spec.password.clone());
+        User::apply(&mut user.spec, input.clone());
         Ok(())
     });
     changed.await
@@ -193,19 +165,6 @@ pub async fn change_password(
         Ok(())
     });
     changed.await.map(|_| ())
-}
-
-/// Removes a user and all that is its own.
-///
-/// # Errors
-/// 403 for policy, 404.
-pub async fn delete(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
-    find(identity, caller, "identity:delete_user", id)?;
-    let deleted = identity.store.transact(caller.cause(), |tx| {
-        let user = tx.get::<User>(&User::key(id)).ok_or_else(|| not_found("user", id))?;
-        Ok::<_, Failure>(tx.delete(&user)?)
-    });
-    deleted.await
 }
 
 /// A user, once policy allows `rule` on it.

@@ -9,7 +9,7 @@ use axum::{
     routing::get,
 };
 use http::StatusCode;
-use madang_http::{Failure, Json, Query, RequestInfo, Schema};
+use madang_http::{Failure, Query, RequestInfo};
 use madang_store::Resource;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -19,27 +19,25 @@ use crate::{
     Caller, Identity,
     api::{
         Links, Listed,
-        input::{Input, resource_schema},
-        links, many, no_content, not_found, one, passes,
+        collection::{self, Collection, Schemas},
+        input::{Input, schemas},
+        links, no_content, not_found, one, passes,
     },
-    catalog::{Endpoint, api::respond_endpoints, filter, rules},
+    catalog::{Endpoint, filter},
     project::{self, Project},
 };
 
-static CREATE: LazyLock<Schema> =
-    LazyLock::new(|| resource_schema("endpoint_group", properties(), &["name", "filters"]));
-static UPDATE: LazyLock<Schema> = LazyLock::new(|| resource_schema("endpoint_group", properties(), &[]));
-
-fn properties() -> Value {
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| {
     let text = json!({ "type": "string" });
     let filters: Map<String, Value> = FILTERS.iter().map(|name| ((*name).to_owned(), text.clone())).collect();
     let filters = json!({ "type": "object", "properties": filters, "additionalProperties": false });
-    json!({ "name": text, "description": { "type": ["string", "null"] }, "filters": filters })
-}
+    let properties = json!({ "name": text, "description": { "type": ["string", "null"] }, "filters": filters });
+    schemas("endpoint_group", properties, &["name", "filters"])
+});
 
 /// An endpoint group as Keystone shows it.
 #[derive(Serialize)]
-struct View {
+pub(crate) struct View {
     id: String,
     name: String,
     description: Option<String>,
@@ -53,27 +51,60 @@ impl Listed for View {
     }
 }
 
-fn view(info: &RequestInfo, group: &Resource<EndpointGroup>) -> View {
-    View {
-        id: group.name().to_owned(),
-        name: group.spec.name.clone(),
-        description: group.spec.description.clone(),
-        filters: group.spec.filters.clone(),
-        links: links(info, "OS-EP-FILTER/endpoint_groups", group.name()),
+impl Collection for EndpointGroup {
+    const ONE: &'static str = "endpoint_group";
+    const MANY: &'static str = "endpoint_groups";
+    type View = View;
+
+    fn view(_: &Identity, info: &RequestInfo, group: &Resource<Self>) -> View {
+        View {
+            id: group.name().to_owned(),
+            name: group.spec.name.clone(),
+            description: group.spec.description.clone(),
+            filters: group.spec.filters.clone(),
+            links: links(info, "OS-EP-FILTER/endpoint_groups", group.name()),
+        }
+    }
+
+    fn schemas() -> &'static Schemas {
+        &SCHEMAS
+    }
+
+    fn spec(mut input: Input) -> Result<(Option<String>, EndpointGroupSpec), Failure> {
+        let spec = EndpointGroupSpec {
+            name: input.text("name").unwrap_or_default(),
+            description: input.text("description"),
+            filters: input.object("filters"),
+        };
+        Ok((None, spec))
+    }
+
+    fn apply(spec: &mut EndpointGroupSpec, mut input: Input) {
+        input.set("name", &mut spec.name);
+        input.set_nullable("description", &mut spec.description);
+        if input.has("filters") {
+            spec.filters = input.object("filters");
+        }
+    }
+
+    fn passes(query: &Query, group: &Resource<Self>) -> bool {
+        passes(query, "name", &group.spec.name)
+    }
+
+    fn order(group: &Resource<Self>) -> &str {
+        &group.spec.name
     }
 }
 
 pub(crate) fn routes() -> Router<Arc<Identity>> {
     let groups = Router::new()
-        .route("/", get(list).post(create))
-        .route("/{id}", get(show).patch(update).delete(delete))
         .route("/{id}/projects", get(projects_of_group))
         .route("/{id}/endpoints", get(endpoints_of_group))
         .route(
             "/{id}/projects/{project_id}",
             get(check_group).put(add_group).delete(remove_group),
         );
-    Router::new()
+    collection::routes::<EndpointGroup>("/OS-EP-FILTER/endpoint_groups")
         .nest("/OS-EP-FILTER/endpoint_groups", groups)
         .route("/OS-EP-FILTER/endpoints/{id}/projects", get(projects_of_endpoint))
         .route(
@@ -90,92 +121,8 @@ pub(crate) fn routes() -> Router<Arc<Identity>> {
         )
 }
 
-async fn create(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&CREATE, body, "endpoint_group")?;
-    let spec = EndpointGroupSpec {
-        name: input.text("name").unwrap_or_default(),
-        description: input.text("description"),
-        filters: input.object("filters"),
-    };
-    let group =
-        rules::create::<EndpointGroup>(&identity, &caller, "identity:create_endpoint_group", None, spec).await?;
-    Ok(one(StatusCode::CREATED, "endpoint_group", &view(&info, &group)))
-}
-
 fn find(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<Arc<Resource<EndpointGroup>>, Failure> {
-    rules::find::<EndpointGroup>(identity, caller, rule, id)
-}
-
-async fn show(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    let group = find(&identity, &caller, "identity:get_endpoint_group", &id)?;
-    Ok(one(StatusCode::OK, "endpoint_group", &view(&info, &group)))
-}
-
-async fn list(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    query: Query,
-) -> Result<Response, Failure> {
-    caller.enforce("identity:list_endpoint_groups", &[])?;
-    let groups = identity.store.cache::<EndpointGroup>().all();
-    respond(&info, &query, groups)
-}
-
-fn respond(
-    info: &RequestInfo,
-    query: &Query,
-    mut groups: Vec<Arc<Resource<EndpointGroup>>>,
-) -> Result<Response, Failure> {
-    groups.retain(|group| passes(query, "name", &group.spec.name));
-    groups.sort_by(|a, b| (&a.spec.name, a.name()).cmp(&(&b.spec.name, b.name())));
-    many(
-        info,
-        query,
-        "endpoint_groups",
-        groups.iter().map(|group| view(info, group)).collect(),
-    )
-}
-
-async fn update(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    info: RequestInfo,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let mut input = Input::read(&UPDATE, body, "endpoint_group")?;
-    let (name, description) = (input.text("name"), input.nullable("description"));
-    let filters = input.has("filters").then(|| input.object("filters"));
-    let change = |group: &mut Resource<EndpointGroup>| {
-        let spec = &mut group.spec;
-        spec.name = name.clone().unwrap_or_else(|| spec.name.clone());
-        spec.description = description.clone().unwrap_or_else(|| spec.description.clone());
-        spec.filters = filters.clone().unwrap_or_else(|| spec.filters.clone());
-        Ok(())
-    };
-    let rule = "identity:update_endpoint_group";
-    let group = rules::update::<EndpointGroup>(&identity, &caller, rule, &id, change).await?;
-    Ok(one(StatusCode::OK, "endpoint_group", &view(&info, &group)))
-}
-
-async fn delete(
-    State(identity): State<Arc<Identity>>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    rules::delete::<EndpointGroup>(&identity, &caller, "identity:delete_endpoint_group", &id).await?;
-    Ok(no_content())
+    collection::find(identity, caller, rule, id)
 }
 
 /// The projects that something was chosen for.
@@ -210,7 +157,7 @@ async fn projects_of_endpoint(
     query: Query,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    rules::find::<Endpoint>(&identity, &caller, "identity:list_projects_for_endpoint", &id)?;
+    collection::find::<Endpoint>(&identity, &caller, "identity:list_projects_for_endpoint", &id)?;
     projects(&identity, &info, &query, &Chosen::Endpoint(id))
 }
 
@@ -227,7 +174,7 @@ async fn endpoints_of_group(
         "identity:list_endpoints_associated_with_endpoint_group",
         &id,
     )?;
-    respond_endpoints(&info, &query, in_group(&identity.store, &group))
+    collection::respond(&identity, &info, &query, in_group(&identity.store, &group))
 }
 
 async fn endpoints_of_project(
@@ -244,7 +191,7 @@ async fn endpoints_of_project(
     let endpoints = ids
         .iter()
         .filter_map(|id| identity.store.get::<Endpoint>(&Endpoint::key(id)));
-    respond_endpoints(&info, &query, endpoints.collect())
+    collection::respond(&identity, &info, &query, endpoints.collect())
 }
 
 async fn groups_of_project(
@@ -260,7 +207,7 @@ async fn groups_of_project(
         Chosen::Group(id) => identity.store.get::<EndpointGroup>(&EndpointGroup::key(id)),
         Chosen::Endpoint(_) => None,
     });
-    respond(&info, &query, groups.collect())
+    collection::respond(&identity, &info, &query, groups.collect())
 }
 
 async fn check_group(
