@@ -36,7 +36,11 @@ pub fn router(identity: &Arc<Identity>, metrics: &Metrics) -> Router {
         .merge(crate::credential::ec2::routes())
         .merge(crate::trust::api::routes())
         .merge(crate::catalog::filter::api::routes())
-        .merge(crate::policy_document::api::routes());
+        .merge(crate::policy_document::api::routes())
+        .merge(crate::policy_document::association::routes())
+        .merge(crate::domain_config::api::routes())
+        .merge(crate::limit::api::routes())
+        .merge(crate::oauth1::api::routes());
     let routes = versions::routes().nest("/v3", v3).with_state(Arc::clone(identity));
     FACE.wrap(recognize(identity, routes), metrics)
 }

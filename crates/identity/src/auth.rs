@@ -18,10 +18,11 @@ use crate::{
     Identity,
     application_credential::ApplicationCredential,
     assignment::{On, effective},
+    oauth1::{self, AccessToken, signature::Signed},
     project::{Project, domain_of, name_key},
     token::{Claims, Methods, ScopeClaim, validate::Validated},
     trust::{self, Trust},
-    user::User,
+    user::{User, compliance::is_expired},
 };
 
 /// A request for a token.
@@ -47,6 +48,9 @@ impl Login {
                     format!("{} (application credential {credential})", name(user))
                 }
             }),
+            Proof::OAuth1(signed) => signed
+                .get("oauth_consumer_key")
+                .map(|consumer| format!("OAuth consumer {consumer}")),
             Proof::Token(_) => None,
         })
     }
@@ -71,6 +75,8 @@ pub enum Proof {
         /// Its secret.
         secret: String,
     },
+    /// The request itself, signed for an OAuth 1.0a access token.
+    OAuth1(Signed),
 }
 
 impl std::fmt::Debug for Proof {
@@ -80,6 +86,7 @@ impl std::fmt::Debug for Proof {
             Self::Password { user, .. } => write!(f, "password of {user:?}"),
             Self::Token(_) => write!(f, "token"),
             Self::ApplicationCredential { credential, .. } => write!(f, "{credential:?}"),
+            Self::OAuth1(_) => write!(f, "signed request"),
         }
     }
 }
@@ -137,6 +144,19 @@ struct Proved {
     /// The token that was shown.
     token: Option<Arc<Validated>>,
     credential: Option<Arc<Resource<ApplicationCredential>>>,
+    access: Option<Arc<Resource<AccessToken>>>,
+}
+
+impl Proved {
+    fn new(user: Arc<Resource<User>>, method: Methods) -> Self {
+        Self {
+            user,
+            method,
+            token: None,
+            credential: None,
+            access: None,
+        }
+    }
 }
 
 impl Identity {
@@ -169,15 +189,20 @@ impl Identity {
         match proof {
             Proof::Password { user, password } => {
                 let user = self.find_user(user);
+                let locked = user.as_ref().is_some_and(|user| self.is_locked(user));
                 let kept = user.as_ref().and_then(|user| user.spec.password.as_deref());
                 let fits = self.passwords.verify(password, kept).await?;
+                let user = user.filter(|_| !locked);
+                if let Some(user) = &user {
+                    self.note_login(user, fits).await?;
+                }
                 let user = user.filter(|user| fits && self.may_log_in(user));
-                Ok(user.map(|user| Proved {
-                    user,
-                    method: Methods::PASSWORD,
-                    token: None,
-                    credential: None,
-                }))
+                if let Some(user) = user.as_ref().filter(|user| is_expired(&user.spec, Timestamp::now())) {
+                    let id = user.name();
+                    let message = format!("The password is expired and needs to be changed for user: {id}.");
+                    return Err(Failure::unauthenticated(message));
+                }
+                Ok(user.map(|user| Proved::new(user, Methods::PASSWORD)))
             }
             Proof::Token(token) => {
                 let Ok(token) = self.validate(token) else {
@@ -185,10 +210,8 @@ impl Identity {
                 };
                 let user = self.store.get::<User>(&User::key(&token.claims.user_id));
                 Ok(user.map(|user| Proved {
-                    user,
-                    method: Methods::TOKEN,
                     token: Some(token),
-                    credential: None,
+                    ..Proved::new(user, Methods::TOKEN)
                 }))
             }
             Proof::ApplicationCredential { credential, secret } => {
@@ -200,12 +223,20 @@ impl Identity {
                     .as_ref()
                     .and_then(|c| self.store.get::<User>(&User::key(&c.spec.user_id)));
                 let user = user.filter(|user| self.may_log_in(user));
-                let method = Methods::APPLICATION_CREDENTIAL;
                 Ok(user.map(|user| Proved {
-                    user,
-                    method,
-                    token: None,
                     credential,
+                    ..Proved::new(user, Methods::APPLICATION_CREDENTIAL)
+                }))
+            }
+            Proof::OAuth1(signed) => {
+                let access = oauth1::rules::prove(self, signed);
+                let user = access
+                    .as_ref()
+                    .and_then(|access| self.store.get::<User>(&User::key(&access.spec.user_id)));
+                let user = user.filter(|user| self.may_log_in(user));
+                Ok(user.map(|user| Proved {
+                    access,
+                    ..Proved::new(user, Methods::OAUTH1)
                 }))
             }
         }
@@ -213,24 +244,28 @@ impl Identity {
 
     fn may_log_in(&self, user: &Resource<User>) -> bool {
         let domain = self.store.get::<Project>(&Project::key(&user.spec.domain_id));
-        user.spec.enabled && domain.is_some_and(|domain| domain.spec.enabled)
+        user.spec.enabled && !self.is_inactive(user) && domain.is_some_and(|domain| domain.spec.enabled)
     }
 
     fn claims(&self, proved: &[Proved], scope: &ScopeRequest) -> Result<Claims, Failure> {
         let user = &proved[0].user;
         let shown = proved.iter().find_map(|p| p.token.as_ref());
         let credential = proved.iter().find_map(|p| p.credential.as_ref());
-        if shown.is_some_and(|token| token.claims.trust.is_some()) {
-            return Err(Failure::forbidden("a trust's token cannot be used to get another"));
+        if shown.is_some_and(|token| token.claims.trust.is_some() || token.claims.oauth1.is_some()) {
+            return Err(Failure::forbidden("a delegated token cannot be used to get another"));
         }
+        let access = proved.iter().find_map(|p| p.access.as_ref());
         let inherited = shown.and_then(|token| token.claims.application_credential.clone());
         let credential_id = credential.map(|c| c.name().to_owned()).or(inherited);
-        let scope = match credential {
+        let project_id = credential
+            .map(|credential| &credential.spec.project_id)
+            .or(access.map(|access| &access.spec.project_id));
+        let scope = match project_id {
             Some(_) if !matches!(scope, ScopeRequest::Default) => {
-                info!(user = user.name(), "an application credential cannot ask for a scope");
+                info!(user = user.name(), "what is for a project cannot ask for another scope");
                 return Err(unauthenticated());
             }
-            Some(credential) => ScopeClaim::Project(credential.spec.project_id.clone()),
+            Some(project_id) => ScopeClaim::Project(project_id.clone()),
             None => match (scope, shown) {
                 // Its default project may be another than the one that the credential is for.
                 (ScopeRequest::Default, Some(token)) if credential_id.is_some() => token.claims.scope.clone(),
@@ -257,6 +292,7 @@ impl Identity {
             expires: shown.map_or(now + self.options.token_lifetime, |token| token.claims.expires),
             application_credential: credential_id,
             trust: None,
+            oauth1: access.map(|access| access.name().to_owned()),
         })
     }
 
@@ -269,7 +305,7 @@ impl Identity {
         let trust = trust.filter(|trust| trust.spec.trustee_user_id == proved[0].user.name());
         let trust = trust.ok_or_else(unauthenticated)?;
         let plain = self.claims(proved, &ScopeRequest::Unscoped)?;
-        if plain.application_credential.is_some() {
+        if plain.application_credential.is_some() || plain.oauth1.is_some() {
             return Err(Failure::forbidden(
                 "an application credential's token cannot be scoped to anything else",
             ));

@@ -215,6 +215,10 @@ impl Begin<'_, '_> {
             options: Map::new(),
             extra: Map::new(),
             tokens_void_until: None,
+            password_created: None,
+            password_expires: None,
+            password_by_user: false,
+            password_history: Vec::new(),
         };
         Ok(self.tx.create(Resource::<User>::new(new_id(), spec))?.name().to_owned())
     }

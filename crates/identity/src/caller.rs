@@ -7,7 +7,10 @@ use http::request::Parts;
 use madang_http::Failure;
 use madang_store::Cause;
 
-use crate::{Policy, Subject, policy::Target};
+use crate::{Policy, Subject, bootstrap::DEFAULT_DOMAIN, policy::Target};
+
+/// Methods by which somebody acts for somebody else.
+const DELEGATING: [&str; 2] = ["oauth1", "ec2credential"];
 
 /// Who asks, and what they may. Extracted by handlers behind [`crate::authenticate`]; without it, 401.
 #[derive(Clone)]
@@ -79,7 +82,9 @@ impl Caller {
     /// # Errors
     /// `Forbidden`.
     pub fn check_not_delegated(&self) -> Result<(), Failure> {
-        if self.subject.application_credential.is_none() && self.subject.trust.is_none() {
+        let own = |method: &String| !DELEGATING.contains(&method.as_str());
+        let subject = &self.subject;
+        if subject.application_credential.is_none() && subject.trust.is_none() && subject.methods.iter().all(own) {
             return Ok(());
         }
         Err(Failure::forbidden(
@@ -87,13 +92,14 @@ impl Caller {
         ))
     }
 
-    /// The domain that the caller's project is in, or that the token is for.
-    pub fn home_domain(&self) -> Option<&str> {
-        match &self.subject.scope {
-            crate::Scope::Project(project) => Some(&project.domain_id),
-            crate::Scope::Domain { id, .. } => Some(id),
-            crate::Scope::Unscoped | crate::Scope::System => None,
-        }
+    /// Whether lists show what is in a domain: with a domain's token, only that one.
+    pub fn is_in_sight(&self, domain_id: &str) -> bool {
+        self.subject.domain_id().is_none_or(|own| own == domain_id)
+    }
+
+    /// The domain of what is made without saying which: the one that the token is for, else the default, as in Keystone.
+    pub fn home_domain(&self) -> &str {
+        self.subject.domain_id().unwrap_or(DEFAULT_DOMAIN)
     }
 
     /// The cause to write changes under.

@@ -24,8 +24,9 @@ use crate::{
         filter::{EndpointChoice, EndpointGroup},
     },
     group::{Group, Membership},
+    limit::Model,
+    oauth1::AccessToken,
     password::Passwords,
-    policy_document::PolicyDocument,
     project::Project,
     role::{Implication, Role},
     token::{
@@ -35,13 +36,16 @@ use crate::{
         validate::Validated,
     },
     trust::Trust,
-    user::User,
+    user::{User, compliance::Compliance},
 };
 
 /// How many tokens are kept validated. With its body one takes some 6 KiB.
 const TOKENS: u64 = 4096;
 /// A token that nobody showed for this long is examined anew.
 const TOKEN_IDLE: Duration = Duration::from_secs(600);
+/// How many one-time words (nonces, passwords) are remembered, and for how long: longer than a clock may be off.
+const USED: u64 = 100_000;
+const USED_FOR: Duration = Duration::from_secs(1260);
 
 /// Where keys are, and how long tokens live.
 #[derive(Clone, Debug)]
@@ -52,6 +56,10 @@ pub struct Options {
     pub token_lifetime: SignedDuration,
     /// How long after its end a token is still taken where `allow_expired` is asked. Keystone's default is two days.
     pub expired_window: SignedDuration,
+    /// How limits of projects relate to those above them.
+    pub limit_model: Model,
+    /// What passwords and logins must be.
+    pub compliance: Compliance,
 }
 
 impl Options {
@@ -61,6 +69,8 @@ impl Options {
             keys_dir: keys_dir.into(),
             token_lifetime: SignedDuration::from_hours(1),
             expired_window: SignedDuration::from_hours(48),
+            limit_model: Model::default(),
+            compliance: Compliance::default(),
         }
     }
 
@@ -88,6 +98,8 @@ pub struct Identity {
     pub(crate) keys: KeyRing,
     pub(crate) passwords: Passwords,
     pub(crate) tokens: Cache<String, Arc<Validated>, ahash::RandomState>,
+    /// Words that were used, and count only once.
+    used: Cache<String, ()>,
     epoch: Arc<AtomicU64>,
 }
 
@@ -112,6 +124,7 @@ impl Identity {
             keys: ring?,
             passwords: passwords.map_err(|failure| IdentityError::Start(failure.message))?,
             tokens: tokens.build_with_hasher(ahash::RandomState::new()),
+            used: Cache::builder().max_capacity(USED).time_to_live(USED_FOR).build(),
             epoch,
         }))
     }
@@ -134,6 +147,11 @@ impl Identity {
     /// Counts up with every change of anything that a token depends on.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether a one-time word was not used before; now it is.
+    pub(crate) fn first_use(&self, word: String) -> bool {
+        self.used.entry(word).or_insert(()).is_fresh()
     }
 
     /// `secret` as it is kept.
@@ -162,6 +180,7 @@ fn count_changes(store: &Store, epoch: &Arc<AtomicU64>) {
     count::<ApplicationCredential>(store, epoch);
     count::<AccessRule>(store, epoch);
     count::<Trust>(store, epoch);
+    count::<AccessToken>(store, epoch);
     count::<EndpointGroup>(store, epoch);
     count::<EndpointChoice>(store, epoch);
     count::<Revocation>(store, epoch);
@@ -179,6 +198,9 @@ pub fn register(builder: &mut StoreBuilder) {
     crate::credential::rules::register(builder);
     crate::trust::rules::register(builder);
     crate::catalog::filter::register(builder);
-    builder.kind::<PolicyDocument>();
+    crate::domain_config::rules::register(builder);
+    crate::limit::rules::register(builder);
+    crate::oauth1::rules::register(builder);
+    crate::policy_document::association::register(builder);
     builder.kind::<Revocation>();
 }

@@ -7,6 +7,7 @@ pub mod defaults;
 mod explain;
 mod file;
 mod parse;
+mod scopes;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -241,7 +242,7 @@ impl Policy {
 
     /// Whether `subject` may do `rule` to `target`. A rule that nobody registered allows nothing.
     pub fn allows(&self, subject: &Subject, rule: &str, target: &Target<'_>) -> bool {
-        self.named(subject, rule, target, MAX_DEPTH)
+        scopes::is_for(rule, &subject.scope) && self.named(subject, rule, target, MAX_DEPTH)
     }
 
     fn named(&self, subject: &Subject, rule: &str, target: &Target<'_>, depth: u32) -> bool {

@@ -2,6 +2,7 @@
 //! what this cloud allows is decided by [`crate::policy`].
 
 pub mod api;
+pub mod association;
 
 use madang_store::{Key, Kind};
 use serde::{Deserialize, Serialize};

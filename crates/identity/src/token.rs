@@ -25,11 +25,20 @@ impl Methods {
     pub const TOKEN: Self = Self(2);
     /// With an application credential.
     pub const APPLICATION_CREDENTIAL: Self = Self(4);
+    /// With a request signed for an OAuth 1.0a access token.
+    pub const OAUTH1: Self = Self(8);
+    /// With a one-time password.
+    pub const TOTP: Self = Self(16);
+    /// With a request signed with an access key.
+    pub const EC2_CREDENTIAL: Self = Self(128);
 
-    const NAMES: [(Self, &str); 3] = [
+    const NAMES: [(Self, &str); 6] = [
         (Self::PASSWORD, "password"),
         (Self::TOKEN, "token"),
         (Self::APPLICATION_CREDENTIAL, "application_credential"),
+        (Self::OAUTH1, "oauth1"),
+        (Self::TOTP, "totp"),
+        (Self::EC2_CREDENTIAL, "ec2credential"),
     ];
 
     /// Both.
@@ -82,6 +91,8 @@ pub struct Claims {
     pub application_credential: Option<String>,
     /// The trust it is for.
     pub trust: Option<String>,
+    /// The OAuth 1.0a access token it is for.
+    pub oauth1: Option<String>,
 }
 
 impl Claims {
@@ -105,7 +116,9 @@ impl Claims {
         let chained = u8::from(self.chain.is_some()) << 4;
         let credential = u8::from(self.application_credential.is_some()) << 5;
         let trusted = u8::from(self.trust.is_some()) << 6;
-        let mut bytes = vec![PACKED_VERSION, scope | chained | credential | trusted, self.methods.0];
+        let oauth1 = u8::from(self.oauth1.is_some()) << 7;
+        let flags = scope | chained | credential | trusted | oauth1;
+        let mut bytes = vec![PACKED_VERSION, flags, self.methods.0];
         bytes.extend(self.issued.as_microsecond().to_be_bytes());
         bytes.extend(self.expires.as_microsecond().to_be_bytes());
         bytes.extend(self.audit.as_bytes());
@@ -115,6 +128,7 @@ impl Claims {
             .into_iter()
             .chain(&self.application_credential)
             .chain(&self.trust)
+            .chain(&self.oauth1)
         {
             pack_id(&mut bytes, id);
         }
@@ -153,6 +167,11 @@ impl Claims {
         } else {
             Some(unpack_id(&mut rest)?)
         };
+        let oauth1 = if flags & 1 << 7 == 0 {
+            None
+        } else {
+            Some(unpack_id(&mut rest)?)
+        };
         let methods = Methods(methods);
         rest.is_empty().then_some(Self {
             user_id,
@@ -164,6 +183,7 @@ impl Claims {
             expires,
             application_credential,
             trust,
+            oauth1,
         })
     }
 }
@@ -223,15 +243,19 @@ mod tests {
         let time = || (0i64..4_000_000_000_000_000).prop_map(|us| Timestamp::from_microsecond(us).unwrap());
         let uuid = || any::<u128>().prop_map(Uuid::from_u128);
         let rest = (
-            0u8..8,
+            any::<u8>(),
             uuid(),
             proptest::option::of(uuid()),
             time(),
             time(),
-            (proptest::option::of(id.clone()), proptest::option::of(id.clone())),
+            (
+                proptest::option::of(id.clone()),
+                proptest::option::of(id.clone()),
+                proptest::option::of(id.clone()),
+            ),
         );
         (id, scope, rest).prop_map(
-            |(user_id, scope, (methods, audit, chain, issued, expires, (application_credential, trust)))| {
+            |(user_id, scope, (methods, audit, chain, issued, expires, (application_credential, trust, oauth1)))| {
                 let methods = Methods(methods);
                 Claims {
                     user_id,
@@ -243,6 +267,7 @@ mod tests {
                     expires,
                     application_credential,
                     trust,
+                    oauth1,
                 }
             },
         )

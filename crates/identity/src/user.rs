@@ -1,6 +1,7 @@
 //! Users. `metadata.name` is the id; names are unique within a domain.
 
 pub mod api;
+pub mod compliance;
 pub mod rules;
 
 use jiff::Timestamp;
@@ -38,6 +39,18 @@ pub struct UserSpec {
     /// Tokens issued up to then are void. Set when the password changes and when the user is disabled.
     #[serde(default)]
     pub tokens_void_until: Option<Timestamp>,
+    /// When the password was set.
+    #[serde(default)]
+    pub password_created: Option<Timestamp>,
+    /// From when on it is good for nothing but to be changed.
+    #[serde(default)]
+    pub password_expires: Option<Timestamp>,
+    /// Whether the user chose it itself.
+    #[serde(default)]
+    pub password_by_user: bool,
+    /// The hashes of those before, newest first.
+    #[serde(default)]
+    pub password_history: Vec<String>,
 }
 
 impl Kind for User {

@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 use crate::cli;
 
+pub mod identity;
+
 /// Every key with its meaning and its default, as `madang config` prints it.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
 
@@ -35,6 +37,7 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     pub tls: Tls,
     pub audit: Audit,
+    pub identity: identity::Identity,
     pub network: Network,
     pub host: Host,
     pub compute: Compute,
@@ -165,6 +168,7 @@ impl Default for Config {
             policy_file: None,
             tls: Tls::default(),
             audit: Audit::default(),
+            identity: identity::Identity::default(),
             network: Network::default(),
             host: Host::default(),
             compute: Compute::default(),
@@ -233,6 +237,7 @@ impl Config {
         {
             bail!("network.private {private} and network.public {public} overlap");
         }
+        config.identity.check()?;
         Ok(config)
     }
 }

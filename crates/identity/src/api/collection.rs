@@ -39,6 +39,11 @@ pub(crate) trait Collection: Kind {
     /// One as clients see it.
     fn view(identity: &Identity, info: &RequestInfo, resource: &Resource<Self>) -> Self::View;
 
+    /// One as who just made it sees it.
+    fn new_view(identity: &Identity, info: &RequestInfo, resource: &Resource<Self>) -> Self::View {
+        Self::view(identity, info, resource)
+    }
+
     /// What bodies must be.
     fn schemas() -> &'static Schemas;
 
@@ -132,7 +137,10 @@ pub(crate) fn in_domain<C: Collection>(
     caller: &Caller,
     query: &Query,
 ) -> (String, Vec<Arc<Resource<C>>>) {
-    let domain_id = query.get("domain_id").or(caller.subject.domain_id()).unwrap_or_default();
+    let domain_id = query
+        .get("domain_id")
+        .or(caller.subject.domain_id())
+        .unwrap_or_default();
     let cache = identity.store.cache::<C>();
     let found = if domain_id.is_empty() {
         cache.all()
@@ -222,10 +230,10 @@ async fn on_create<C: Collection>(
 ) -> Result<Response, Failure> {
     let input = Input::read(&C::schemas().create, body, C::ONE)?;
     let made = C::create(&identity, &caller, input).await?;
-    Ok(one(StatusCode::CREATED, C::ONE, &C::view(&identity, &info, &made)))
+    Ok(one(StatusCode::CREATED, C::ONE, &C::new_view(&identity, &info, &made)))
 }
 
-async fn on_list<C: Collection>(
+pub(crate) async fn on_list<C: Collection>(
     State(identity): State<Arc<Identity>>,
     caller: Caller,
     info: RequestInfo,

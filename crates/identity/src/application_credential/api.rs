@@ -26,6 +26,7 @@ use crate::{
         input::{Input, name_schema, resource_schema},
         links, many, no_content, one, passes,
     },
+    auth::render::bare_time,
     role::Role,
 };
 
@@ -138,9 +139,7 @@ fn view(store: &Store, info: &RequestInfo, credential: &Resource<ApplicationCred
                 domain_id: None,
             })
             .collect(),
-        expires_at: spec
-            .expires
-            .map(|end| end.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()),
+        expires_at: spec.expires.map(bare_time),
         unrestricted: spec.unrestricted,
         system: None,
         secret: None,
@@ -188,22 +187,20 @@ async fn create(
     Ok(one(StatusCode::CREATED, "application_credential", &view))
 }
 
-/// A time, in UTC where it does not say; and not one that is over.
+/// A time, in UTC where it does not say.
+pub(crate) fn read_time(text: &str) -> Option<Timestamp> {
+    let civil = || Some(text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    text.parse::<Timestamp>().ok().or_else(civil)
+}
+
+/// A time as [`read_time`] reads it; and not one that is over.
 pub(crate) fn expiry(text: &str) -> Result<Timestamp, Failure> {
-    let zoned = text.parse::<Timestamp>().ok();
-    let civil = || {
-        text.parse::<DateTime>()
-            .ok()?
-            .to_zoned(TimeZone::UTC)
-            .ok()
-            .map(|zoned| zoned.timestamp())
-    };
     let bad = || {
         Failure::invalid(format!(
             "Expiration time {text} is not a time, such as 2030-01-31T12:00:00Z"
         ))
     };
-    let end = zoned.or_else(civil).ok_or_else(|| bad().at("expires_at"))?;
+    let end = read_time(text).ok_or_else(|| bad().at("expires_at"))?;
     if end <= Timestamp::now() {
         let message = "The 'expires_at' must not be before now. The server could not comply with the request since it is \
                        either malformed or otherwise incorrect. The client is assumed to be in error.";

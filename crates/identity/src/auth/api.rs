@@ -21,6 +21,7 @@ use crate::{
     assignment::{On, effective},
     authenticate::no_such_token,
     catalog::render::catalog,
+    oauth1::signature::Signed,
     project,
     token::{revocation, validate::Validated},
 };
@@ -39,11 +40,14 @@ pub(crate) fn routes() -> Router<Arc<Identity>> {
 async fn create(
     State(identity): State<Arc<Identity>>,
     info: RequestInfo,
+    method: Method,
     query: Query,
+    headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     info.set_action("authenticate");
-    let login = request::read(&body)?;
+    let signed = Signed::read(&info, &method, &headers);
+    let login = request::read(&body, signed.as_ref())?;
     if let Some(who) = login.claimed() {
         info.set_claimed(who);
     }

@@ -9,6 +9,7 @@ use crate::{
     Identity, Scope,
     application_credential::ApplicationCredential,
     catalog::render::{CatalogService, catalog},
+    oauth1::AccessToken,
     token::validate::Validated,
     trust::Trust,
 };
@@ -41,6 +42,8 @@ struct Token<'a> {
     application_credential: Option<Credential>,
     #[serde(rename = "OS-TRUST:trust", skip_serializing_if = "Option::is_none")]
     trust: Option<Value>,
+    #[serde(rename = "OS-OAUTH1", skip_serializing_if = "Option::is_none")]
+    oauth1: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +63,7 @@ struct Member<'a> {
 struct User<'a> {
     #[serde(flatten)]
     member: Member<'a>,
-    password_expires_at: Option<()>,
+    password_expires_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -100,7 +103,11 @@ pub(crate) fn token_body(identity: &Identity, validated: &Validated, with_catalo
         methods: &subject.methods,
         user: User {
             member: member(&subject.user),
-            password_expires_at: None,
+            password_expires_at: identity
+                .store
+                .get::<crate::user::User>(&crate::user::User::key(&subject.user.id))
+                .and_then(|user| user.spec.password_expires)
+                .map(bare_time),
         },
         audit_ids: &subject.audit_ids,
         expires_at: time(subject.expires),
@@ -128,6 +135,7 @@ pub(crate) fn token_body(identity: &Identity, validated: &Validated, with_catalo
             .as_deref()
             .and_then(|id| credential(identity, id)),
         trust: subject.trust.as_deref().and_then(|id| trust(identity, id)),
+        oauth1: validated.claims.oauth1.as_deref().and_then(|id| oauth1(identity, id)),
     };
     let bytes = serde_json::to_vec(&Body { token }).expect("texts, flags and lists of them are JSON");
     bytes.into()
@@ -155,6 +163,16 @@ fn trust(identity: &Identity, id: &str) -> Option<Value> {
         "trustor_user": { "id": spec.trustor_user_id },
         "trustee_user": { "id": spec.trustee_user_id },
     }))
+}
+
+fn oauth1(identity: &Identity, id: &str) -> Option<Value> {
+    let access = identity.store.get::<AccessToken>(&AccessToken::key(id))?;
+    Some(json!({ "access_token_id": id, "consumer_id": access.spec.consumer_id }))
+}
+
+/// A time as Keystone writes some: as [`time`], but without saying that it is UTC.
+pub(crate) fn bare_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string()
 }
 
 /// A time as Keystone writes it: `2026-01-02T03:04:05.000006Z`.

@@ -6,6 +6,7 @@ use madang_http::{Failure, Form, Schema};
 use serde_json::{Value, json};
 
 use super::{CredentialRef, DomainRef, Login, Proof, ScopeRequest, UserRef, unauthenticated};
+use crate::oauth1::signature::Signed;
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     let text = json!({ "type": "string" });
@@ -51,11 +52,11 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     )
 });
 
-/// Reads the body.
+/// Reads the body. `signed` is what the request's own signature says.
 ///
 /// # Errors
 /// 400 naming what is missing, 401 for a method that is not known.
-pub(crate) fn read(body: &Value) -> Result<Login, Failure> {
+pub(crate) fn read(body: &Value, signed: Option<&Signed>) -> Result<Login, Failure> {
     SCHEMA.check(body)?;
     let auth = &body["auth"];
     let identity = &auth["identity"];
@@ -65,7 +66,7 @@ pub(crate) fn read(body: &Value) -> Result<Login, Failure> {
         .flatten()
         .filter_map(Value::as_str);
     let proofs = methods
-        .map(|method| proof(method, identity))
+        .map(|method| proof(method, identity, signed))
         .collect::<Result<Vec<_>, _>>()?;
     if proofs.is_empty() {
         return Err(unauthenticated());
@@ -76,7 +77,7 @@ pub(crate) fn read(body: &Value) -> Result<Login, Failure> {
     })
 }
 
-fn proof(method: &str, identity: &Value) -> Result<Proof, Failure> {
+fn proof(method: &str, identity: &Value, signed: Option<&Signed>) -> Result<Proof, Failure> {
     let given = identity.get(method).ok_or_else(|| expecting(method, "identity"));
     match method {
         "password" => {
@@ -99,6 +100,13 @@ fn proof(method: &str, identity: &Value) -> Result<Proof, Failure> {
                 credential,
                 secret: text(given, "secret").unwrap_or_default(),
             })
+        }
+        "oauth1" => {
+            given?;
+            let signed = signed.filter(|signed| signed.get("oauth_token").is_some());
+            Ok(Proof::OAuth1(
+                signed.cloned().ok_or_else(|| expecting("oauth_token", "request"))?,
+            ))
         }
         _ => Err(Failure::unauthenticated(
             "Attempted to authenticate with an unsupported method.",
@@ -190,7 +198,7 @@ mod tests {
     fn with_scope(scope: Value) -> Result<Login, Failure> {
         let user = json!({ "name": "a", "domain": { "id": "default" }, "password": "p" });
         let identity = json!({ "methods": ["password"], "password": { "user": user } });
-        read(&json!({ "auth": { "identity": identity, "scope": scope } }))
+        read(&json!({ "auth": { "identity": identity, "scope": scope } }), None)
     }
 
     #[test]
@@ -238,9 +246,12 @@ mod tests {
             json!({ "auth": {} }),
             json!({ "auth": { "identity": { "methods": "password" } } }),
         ] {
-            assert!(read(&bad).is_err(), "{bad}");
+            assert!(read(&bad, None).is_err(), "{bad}");
         }
         let oauth = json!({ "auth": { "identity": { "methods": ["oauth7"] } } });
-        assert_eq!(read(&oauth).unwrap_err().kind, madang_store::ErrorKind::Unauthenticated);
+        assert_eq!(
+            read(&oauth, None).unwrap_err().kind,
+            madang_store::ErrorKind::Unauthenticated
+        );
     }
 }

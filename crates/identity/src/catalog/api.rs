@@ -28,7 +28,11 @@ use crate::{
 static REGION: LazyLock<Schemas> = LazyLock::new(|| {
     let id = json!({ "type": "string", "maxLength": 255 });
     let text = json!({ "type": ["string", "null"] });
-    schemas("region", json!({ "id": id, "description": text, "parent_region_id": text }), &[])
+    schemas(
+        "region",
+        json!({ "id": id, "description": text, "parent_region_id": text }),
+        &[],
+    )
 });
 static SERVICE: LazyLock<Schemas> = LazyLock::new(|| {
     let properties = json!({
@@ -170,7 +174,11 @@ async fn put_region(
         return Err(Failure::invalid("Conflicting region IDs specified").at("id"));
     }
     let region = collection::create::<Region>(&identity, &caller, Some(id), spec).await?;
-    Ok(one(StatusCode::CREATED, "region", &Region::view(&identity, &info, &region)))
+    Ok(one(
+        StatusCode::CREATED,
+        "region",
+        &Region::view(&identity, &info, &region),
+    ))
 }
 
 impl Collection for Service {

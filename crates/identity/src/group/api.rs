@@ -144,7 +144,8 @@ async fn users(
     let memberships = identity.store.cache::<Membership>().by("group", &id);
     let users = memberships
         .iter()
-        .filter_map(|m| identity.store.get::<User>(&User::key(&m.spec.user_id)));
+        .filter_map(|m| identity.store.get::<User>(&User::key(&m.spec.user_id)))
+        .filter(|user| caller.is_in_sight(&user.spec.domain_id));
     collection::respond(&identity, &info, &query, users.collect())
 }
 

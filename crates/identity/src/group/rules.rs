@@ -58,7 +58,7 @@ pub async fn create(
     mut spec: GroupSpec,
 ) -> Result<Arc<Resource<Group>>, Failure> {
     if spec.domain_id.is_empty() {
-        spec.domain_id = caller.home_domain().unwrap_or_default().to_owned();
+        spec.domain_id = caller.home_domain().to_owned();
     }
     caller.enforce("identity:create_group", &[("target.group.domain_id", &spec.domain_id)])?;
     let created = identity.store.transact(caller.cause(), |tx| {

@@ -6,6 +6,7 @@
 /// Defaults to register with [`crate::Policy::register`].
 pub const POLICY: &[(&str, &str)] = &[
     ("service_role", "role:service"),
+    ("service_or_admin", "rule:admin_required or rule:service_role"),
     ("token_subject", "user_id:%(target.token.user_id)s"),
     (
         "domain_managed_target_role",
@@ -430,4 +431,50 @@ pub const POLICY: &[(&str, &str)] = &[
         "identity:delete_user",
         "(rule:admin_required) or (role:manager and token.domain.id:%(target.user.domain_id)s)",
     ),
+    ("identity:authorize_request_token", "rule:admin_required"),
+    ("identity:get_access_token", "rule:admin_required"),
+    ("identity:get_access_token_role", "rule:admin_required"),
+    ("identity:list_access_tokens", "rule:admin_required"),
+    ("identity:list_access_token_roles", "rule:admin_required"),
+    ("identity:delete_access_token", "rule:admin_required"),
+    (
+        "identity:get_consumer",
+        "rule:admin_required or (role:reader and system_scope:all)",
+    ),
+    (
+        "identity:list_consumers",
+        "rule:admin_required or (role:reader and system_scope:all)",
+    ),
+    ("identity:create_consumer", "rule:admin_required"),
+    ("identity:update_consumer", "rule:admin_required"),
+    ("identity:delete_consumer", "rule:admin_required"),
+    ("identity:create_domain_config", "rule:admin_required"),
+    (
+        "identity:get_domain_config",
+        "rule:admin_required or (role:reader and system_scope:all)",
+    ),
+    ("identity:get_security_compliance_domain_config", ""),
+    ("identity:update_domain_config", "rule:admin_required"),
+    ("identity:delete_domain_config", "rule:admin_required"),
+    (
+        "identity:get_domain_config_default",
+        "rule:admin_required or (role:reader and system_scope:all)",
+    ),
+    ("identity:ec2tokens_validate", "rule:service_or_admin"),
+    ("identity:get_limit_model", ""),
+    (
+        "identity:get_limit",
+        "rule:admin_required or (role:reader and system_scope:all) or (domain_id:%(target.limit.domain.id)s or domain_id:%(target.limit.project.domain_id)s) or (project_id:%(target.limit.project_id)s and not None:%(target.limit.project_id)s)",
+    ),
+    ("identity:list_limits", ""),
+    ("identity:create_limits", "rule:admin_required"),
+    ("identity:update_limit", "rule:admin_required"),
+    ("identity:delete_limit", "rule:admin_required"),
+    ("identity:get_registered_limit", ""),
+    ("identity:list_registered_limits", ""),
+    ("identity:create_registered_limits", "rule:admin_required"),
+    ("identity:update_registered_limit", "rule:admin_required"),
+    ("identity:delete_registered_limit", "rule:admin_required"),
+    ("identity:list_revoke_events", "rule:service_or_admin"),
+    ("identity:s3tokens_validate", "rule:service_or_admin"),
 ];

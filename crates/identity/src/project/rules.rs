@@ -112,7 +112,7 @@ pub async fn create(
 fn place(identity: &Identity, caller: &Caller, spec: &mut ProjectSpec) -> Result<(), Failure> {
     if spec.parent_id.is_empty() {
         if spec.domain_id.is_empty() {
-            spec.domain_id = caller.home_domain().unwrap_or_default().to_owned();
+            spec.domain_id = caller.home_domain().to_owned();
         }
         spec.parent_id.clone_from(&spec.domain_id);
         return Ok(());
@@ -305,6 +305,10 @@ pub fn find(
         .store
         .get::<Project>(&Project::key(id))
         .filter(|p| !is_domain || p.spec.is_domain);
+    // As Keystone: that a domain is not there is said before who asks is looked at, but not to who wants to see it.
+    if is_domain && project.is_none() && rule != "identity:get_domain" {
+        return Err(not_found("domain", id));
+    }
     let domain_id = project
         .as_ref()
         .map_or("None", |p| if p.spec.is_domain { "None" } else { &p.spec.domain_id });

@@ -293,6 +293,7 @@ mod tests {
             expires: start() + SignedDuration::from_hours(1),
             application_credential: Some(Uuid::new_v4().simple().to_string()),
             trust: None,
+            oauth1: None,
         }
     }
 

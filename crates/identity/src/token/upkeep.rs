@@ -7,7 +7,7 @@ use madang_control::TaskGroup;
 use tracing::{info, warn};
 
 use super::revocation;
-use crate::Identity;
+use crate::{Identity, oauth1};
 
 /// Well below the day that a key seals for.
 const EVERY: Duration = Duration::from_secs(600);
@@ -29,6 +29,9 @@ async fn once(identity: &Arc<Identity>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "could not rotate token keys"),
         Err(error) => warn!(%error, "could not rotate token keys"),
+    }
+    if let Err(error) = oauth1::rules::prune(&identity.store, now).await {
+        warn!(%error, "could not forget old OAuth tokens");
     }
     match revocation::prune(&identity.store, now).await {
         Ok(0) => {}

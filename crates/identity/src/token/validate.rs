@@ -16,6 +16,7 @@ use crate::{
     application_credential::{ApplicationCredential, rules::roles_now},
     assignment::{On, effective},
     auth::render,
+    oauth1::{self, AccessToken},
     project::{Project, domain_of},
     trust::{self, Trust},
     user::User,
@@ -190,6 +191,18 @@ impl Identity {
     fn roles(&self, claims: &Claims, on: &On) -> Result<Vec<RoleRef>, Void> {
         if let Some(id) = &claims.trust {
             let roles = self.trusted_roles(id)?;
+            return if roles.is_empty() {
+                Err(Void::NoRoles)
+            } else {
+                Ok(roles)
+            };
+        }
+        if let Some(id) = &claims.oauth1 {
+            let access = self
+                .store
+                .get::<AccessToken>(&AccessToken::key(id))
+                .ok_or(Void::Credential)?;
+            let roles = oauth1::rules::roles_now(&self.store, &access.spec);
             return if roles.is_empty() {
                 Err(Void::NoRoles)
             } else {

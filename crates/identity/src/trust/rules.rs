@@ -59,7 +59,8 @@ pub async fn create(
     created.await
 }
 
-fn role_id(store: &Store, role: &RoleName) -> Option<String> {
+/// The id of a role that a request names.
+pub(crate) fn role_id(store: &Store, role: &RoleName) -> Option<String> {
     match role {
         RoleName::Id(id) => store.get::<Role>(&Role::key(id)).map(|role| role.name().to_owned()),
         RoleName::Name(name) => {

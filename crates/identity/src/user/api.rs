@@ -8,6 +8,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
+use jiff::Timestamp;
 use madang_http::{Failure, Json, Query, RequestInfo, Schema};
 use madang_store::Resource;
 use serde::Serialize;
@@ -22,7 +23,9 @@ use crate::{
         input::{Input, id_schema, name_schema, resource_schema, schemas},
         links, merge, no_content, passes,
     },
+    application_credential::api::read_time,
     assignment::effective,
+    auth::render::bare_time,
     group::{Group, Membership},
     project,
 };
@@ -69,7 +72,7 @@ pub(crate) struct View {
     enabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_project_id: Option<String>,
-    password_expires_at: Option<()>,
+    password_expires_at: Option<String>,
     options: Map<String, Value>,
     #[serde(flatten)]
     extra: Map<String, Value>,
@@ -94,15 +97,15 @@ impl Collection for User {
     const MANY: &'static str = "users";
     type View = View;
 
-    fn view(_: &Identity, info: &RequestInfo, user: &Resource<Self>) -> View {
+    fn view(identity: &Identity, info: &RequestInfo, user: &Resource<Self>) -> View {
         let spec = &user.spec;
         View {
             id: user.name().to_owned(),
             name: spec.name.clone(),
             domain_id: spec.domain_id.clone(),
-            enabled: spec.enabled,
+            enabled: spec.enabled && !identity.is_inactive(user),
             default_project_id: spec.default_project_id.clone(),
-            password_expires_at: None,
+            password_expires_at: spec.password_expires.map(bare_time),
             options: spec.options.clone(),
             extra: spec.extra.clone(),
             links: links(info, "users", user.name()),
@@ -123,6 +126,10 @@ impl Collection for User {
             options: input.object("options"),
             extra: input.rest(),
             tokens_void_until: None,
+            password_created: None,
+            password_expires: None,
+            password_by_user: false,
+            password_history: Vec::new(),
         };
         Ok((None, spec))
     }
@@ -140,8 +147,7 @@ impl Collection for User {
     fn passes(query: &Query, user: &Resource<Self>) -> bool {
         passes(query, "name", &user.spec.name)
             && (!query.has("enabled") || query.switch("enabled") == user.spec.enabled)
-            // Passwords do not expire here, so no user has an expiry to compare with.
-            && !query.has("password_expires_at")
+            && passes_expiry(query, user.spec.password_expires)
     }
 
     fn order(user: &Resource<Self>) -> &str {
@@ -157,6 +163,9 @@ impl Collection for User {
     }
 
     fn list(identity: &Identity, caller: &Caller, query: &Query) -> Result<Vec<Arc<Resource<Self>>>, Failure> {
+        for filter in query.all("password_expires_at") {
+            read_expiry(filter)?;
+        }
         let (domain_id, users) = in_domain(identity, caller, query);
         caller.enforce("identity:list_users", &[("target.domain_id", &domain_id)])?;
         Ok(users)
@@ -172,6 +181,34 @@ impl Collection for User {
         input.keep_domain(&now.spec.domain_id)?;
         rules::update(identity, caller, id, input).await
     }
+}
+
+/// `lt:2030-01-31T12:00:00Z`: an operator, which is `eq` where there is none, and a time.
+fn read_expiry(filter: &str) -> Result<(&str, Timestamp), Failure> {
+    let known = |operator: &&str| ["lt", "lte", "gt", "gte", "eq", "neq"].contains(operator);
+    let split = filter.split_once(':').filter(|(operator, _)| known(operator));
+    let (operator, text) = split.unwrap_or(("eq", filter));
+    let message =
+        format!("Invalid value for password_expires_at: {filter} is not a time such as lt:2030-01-31T12:00:00Z");
+    let time = read_time(text).ok_or_else(|| Failure::invalid(message).at("password_expires_at"))?;
+    Ok((operator, time))
+}
+
+/// Users whose password does not expire pass no filter of this kind.
+fn passes_expiry(query: &Query, expires: Option<Timestamp>) -> bool {
+    let mut filters = query
+        .all("password_expires_at")
+        .filter_map(|filter| read_expiry(filter).ok());
+    filters.all(|(operator, time)| {
+        expires.is_some_and(|end| match operator {
+            "lt" => end < time,
+            "lte" => end <= time,
+            "gt" => end > time,
+            "gte" => end >= time,
+            "neq" => end != time,
+            _ => end == time,
+        })
+    })
 }
 
 async fn change_password(
@@ -198,7 +235,8 @@ async fn groups(
     let memberships = identity.store.cache::<Membership>().by("user", &id);
     let groups = memberships
         .iter()
-        .filter_map(|m| identity.store.get::<Group>(&Group::key(&m.spec.group_id)));
+        .filter_map(|m| identity.store.get::<Group>(&Group::key(&m.spec.group_id)))
+        .filter(|group| caller.is_in_sight(&group.spec.domain_id));
     collection::respond(&identity, &info, &query, groups.collect())
 }
 
@@ -211,6 +249,8 @@ async fn projects(
 ) -> Result<Response, Failure> {
     rules::find(&identity, &caller, "identity:list_user_projects", &id)?;
     let mut projects = effective::projects_of(&identity.store, &id);
-    projects.retain(|project| project::domains::passes_filters(&query, project));
+    projects.retain(|project| {
+        caller.is_in_sight(&project.spec.domain_id) && project::domains::passes_filters(&query, project)
+    });
     project::api::respond(&info, &query, projects)
 }

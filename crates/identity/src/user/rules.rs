@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use madang_http::Failure;
 use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
-use serde_json::Value;
 
-use super::{User, UserSpec};
+use super::{
+    User, UserSpec,
+    compliance::{self, has_option},
+};
 use crate::{
     Caller, Identity,
     api::{collection::Collection, input::Input, not_found},
@@ -22,6 +25,7 @@ use crate::{
 };
 
 pub(crate) fn register(builder: &mut StoreBuilder) {
+    compliance::register(builder);
     builder.rule::<User>(|tx, op| {
         names::keep_unique(tx, &op, |spec| name_key(&spec.domain_id, &spec.name), describe)?;
         match op {
@@ -71,12 +75,15 @@ fn clear(tx: &mut Tx<'_>, user: &Resource<User>) -> Result<(), StoreError> {
 /// 403 for policy, 404 for a missing domain, 409 for a taken name.
 pub async fn create(identity: &Identity, caller: &Caller, mut spec: UserSpec) -> Result<Arc<Resource<User>>, Failure> {
     if spec.domain_id.is_empty() {
-        spec.domain_id = caller.home_domain().unwrap_or_default().to_owned();
+        spec.domain_id = caller.home_domain().to_owned();
     }
     caller.enforce("identity:create_user", &[("target.user.domain_id", &spec.domain_id)])?;
     check_references(identity, &spec.domain_id, spec.default_project_id.as_deref())?;
     if let Some(password) = spec.password.take() {
-        spec.password = Some(identity.hash(&password).await?);
+        let compliance = &identity.options.compliance;
+        compliance.check(&password)?;
+        let hash = identity.hash(&password).await?;
+        compliance.set_password(&mut spec, Some(hash), false, Timestamp::now());
     }
     let created = identity.store.transact(caller.cause(), |tx| {
         let domain = tx
@@ -118,14 +125,20 @@ pub(crate) async fn update(
     let default_project_id = input.clone().text("default_project_id");
     check_references(identity, &user.spec.domain_id, default_project_id.as_deref())?;
     let password = match input.nullable("password") {
-        Some(Some(password)) => Some(Some(identity.hash(&password).await?)),
+        Some(Some(password)) => {
+            identity.options.compliance.check(&password)?;
+            Some(Some(identity.hash(&password).await?))
+        }
         Some(None) => Some(None),
         None => None,
     };
     let key = User::key(id);
     let changed = identity.store.modify::<User, Failure>(&key, caller.cause(), |user| {
-        user.spec.password = password.clone().unwrap_or_else(|| user.spec.password.clone());
         User::apply(&mut user.spec, input.clone());
+        if let Some(hash) = password.clone() {
+            let compliance = &identity.options.compliance;
+            compliance.set_password(&mut user.spec, hash, false, Timestamp::now());
+        }
         Ok(())
     });
     changed.await
@@ -146,13 +159,15 @@ pub async fn change_password(
         .store
         .get::<User>(&User::key(id))
         .filter(|user| user.spec.enabled);
+    let locked = user.as_ref().is_some_and(|user| identity.is_locked(user));
     let kept = user.as_ref().and_then(|user| user.spec.password.clone());
-    if !identity.passwords.verify(old, kept.as_deref()).await? {
+    let fits = identity.passwords.verify(old, kept.as_deref()).await?;
+    let user = user.filter(|_| !locked).ok_or_else(unauthenticated)?;
+    identity.note_login(&user, fits).await?;
+    if !fits {
         return Err(unauthenticated());
     }
-    if user.is_some_and(|user| user.spec.options.get("lock_password") == Some(&Value::Bool(true))) {
-        return Err(Failure::invalid("the password of this user is locked").at("password"));
-    }
+    check_new_password(identity, &user.spec, old, new).await?;
     let hash = identity.hash(new).await?;
     let cause = madang_store::Cause::request(id, request_id);
     let key = User::key(id);
@@ -161,10 +176,36 @@ pub async fn change_password(
         if user.spec.password != kept {
             return Err(unauthenticated());
         }
-        user.spec.password = Some(hash.clone());
+        let compliance = &identity.options.compliance;
+        compliance.set_password(&mut user.spec, Some(hash.clone()), true, Timestamp::now());
         Ok(())
     });
     changed.await.map(|_| ())
+}
+
+/// Whether a user may change its password to `new`.
+async fn check_new_password(identity: &Identity, user: &UserSpec, old: &str, new: &str) -> Result<(), Failure> {
+    let compliance = &identity.options.compliance;
+    if has_option(user, "lock_password") {
+        let message = "You cannot change your password at this time due to password policy disallowing password changes. \
+                       Please contact your administrator to reset your password.";
+        return Err(Failure::invalid(message).at("password"));
+    }
+    compliance.check(new)?;
+    compliance.check_age(user, Timestamp::now())?;
+    let unique = compliance.unique_last_password_count;
+    let message = format!(
+        "The new password cannot be identical to a previous password. The total number which includes the new password \
+         must be unique is {unique}."
+    );
+    let mut is_known = unique > 0 && old == new;
+    for hash in user.password_history.iter().take((unique as usize).saturating_sub(1)) {
+        is_known = is_known || identity.passwords.verify(new, Some(hash)).await?;
+    }
+    if is_known {
+        return Err(Failure::invalid(message).at("password"));
+    }
+    Ok(())
 }
 
 /// A user, once policy allows `rule` on it.

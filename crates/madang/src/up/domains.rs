@@ -131,7 +131,9 @@ impl Cloud {
         let backend: Arc<dyn Backend> = Arc::new(backend.await.context("could not open the store")?);
         let store = builder.open(backend).await.context("could not read the store")?;
 
-        let options = madang_identity::Options::new(data.join("keys"));
+        let mut options = madang_identity::Options::new(data.join("keys"));
+        options.limit_model = config.identity.limit_model;
+        options.compliance = config.identity.compliance()?;
         let (rules, file) = (policy::defaults(), policy::file(data, config.policy_file.as_deref()));
         policy::read(&rules, &file).context("could not use the policy file")?;
         let identity = Identity::open(store.clone(), rules, options)
