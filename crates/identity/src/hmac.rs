@@ -2,7 +2,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// HMAC-SHA1 (RFC 2104).
@@ -20,13 +20,9 @@ pub(crate) fn sha256(key: &[u8], text: &[u8]) -> Vec<u8> {
 }
 
 /// In hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[cfg(test)]
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The SHA-256 of a text, in hexadecimal digits.
-pub(crate) fn digest(text: &[u8]) -> String {
-    hex(&Sha256::digest(text))
 }
 
 /// Whether two signatures are the same; takes as long whether they are or not.

@@ -107,12 +107,14 @@ pub fn find_ec2(
     user_id: &str,
     access: &str,
 ) -> Result<Arc<Resource<Credential>>, Failure> {
-    caller.enforce(rule, &[("target.credential.user_id", user_id), ("user_id", user_id)])?;
-    let found = identity
-        .store
-        .get::<Credential>(&Credential::key(&Credential::ec2_id(access)));
-    let found = found.filter(|credential| credential.spec.user_id == user_id && credential.spec.credential_type == EC2);
-    found.ok_or_else(|| not_found("credential", access))
+    let key = Credential::key(&Credential::ec2_id(access));
+    let found = identity.store.get::<Credential>(&key);
+    let found = found.filter(|credential| credential.spec.credential_type == EC2);
+    let found = found.ok_or_else(|| not_found("credential", access))?;
+    // What counts is whose it is, not whose it is said to be.
+    caller.enforce(rule, &[("target.credential.user_id", &found.spec.user_id)])?;
+    let user = identity.store.get::<User>(&User::key(user_id));
+    user.map(|_| found).ok_or_else(|| not_found("user", user_id))
 }
 
 /// Replaces the secret of a credential. What it is, whose and for which project cannot change.

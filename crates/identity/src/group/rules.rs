@@ -57,10 +57,10 @@ pub async fn create(
     caller: &Caller,
     mut spec: GroupSpec,
 ) -> Result<Arc<Resource<Group>>, Failure> {
+    caller.enforce("identity:create_group", &[("target.group.domain_id", &spec.domain_id)])?;
     if spec.domain_id.is_empty() {
         spec.domain_id = caller.home_domain().to_owned();
     }
-    caller.enforce("identity:create_group", &[("target.group.domain_id", &spec.domain_id)])?;
     let created = identity.store.transact(caller.cause(), |tx| {
         let domain = tx
             .get::<Project>(&Project::key(&spec.domain_id))
@@ -151,6 +151,10 @@ fn find_both(identity: &Identity, caller: &Caller, rule: &str, group_id: &str, u
 /// 403 for policy, also where there is none and the caller may not see any; 404.
 pub fn find(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<Arc<Resource<Group>>, Failure> {
     let group = identity.store.get::<Group>(&Group::key(id));
+    // As Keystone: who wants to remove one learns first that it is not there.
+    if group.is_none() && rule == "identity:delete_group" {
+        return Err(not_found("group", id));
+    }
     let domain_id = group.as_ref().map_or("None", |group| &group.spec.domain_id);
     caller.enforce(rule, &[("target.group.domain_id", domain_id)])?;
     group.ok_or_else(|| not_found("group", id))

@@ -174,7 +174,8 @@ pub(crate) fn no_implication(prior_id: &str, implied_id: &str) -> Failure {
 /// 403 for policy, also where there is none and the caller may not see any; 404.
 pub fn find(identity: &Identity, caller: &Caller, verb: &str, id: &str) -> Result<Arc<Resource<Role>>, Failure> {
     let role = identity.store.get::<Role>(&Role::key(id));
-    if role.is_none() && verb != "get" {
+    // As Keystone: that a role is not there is said before who asks is looked at.
+    if role.is_none() {
         return Err(not_found("role", id));
     }
     let domain_id = role.as_ref().map_or("", |role| &role.spec.domain_id);

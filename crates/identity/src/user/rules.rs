@@ -74,10 +74,10 @@ fn clear(tx: &mut Tx<'_>, user: &Resource<User>) -> Result<(), StoreError> {
 /// # Errors
 /// 403 for policy, 404 for a missing domain, 409 for a taken name.
 pub async fn create(identity: &Identity, caller: &Caller, mut spec: UserSpec) -> Result<Arc<Resource<User>>, Failure> {
+    caller.enforce("identity:create_user", &[("target.user.domain_id", &spec.domain_id)])?;
     if spec.domain_id.is_empty() {
         spec.domain_id = caller.home_domain().to_owned();
     }
-    caller.enforce("identity:create_user", &[("target.user.domain_id", &spec.domain_id)])?;
     check_references(identity, &spec.domain_id, spec.default_project_id.as_deref())?;
     if let Some(password) = spec.password.take() {
         let compliance = &identity.options.compliance;
