@@ -6,6 +6,7 @@
 pub mod acceleration;
 pub mod capability;
 pub mod cgroup;
+pub mod conntrack;
 mod error;
 pub mod instance;
 pub mod link;

@@ -117,7 +117,7 @@ pub struct Network {
     pub private: Option<Ipv4Net>,
     /// The range of `public`.
     pub public: Option<Ipv4Net>,
-    /// What guests are told; empty for the host's own.
+    /// What guests' questions for names are passed on to; empty for the host's own.
     pub name_servers: Vec<IpAddr>,
 }
 

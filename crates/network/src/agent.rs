@@ -38,7 +38,7 @@ mod translate;
 mod view;
 pub(crate) mod wanted;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use madang_control::{Backoff, TaskGroup};
 use madang_host::{Instance, netns::Netns};
@@ -92,8 +92,8 @@ pub struct Options {
     pub outside: Netns,
     /// Who answers guests' metadata requests; without one they get "unavailable".
     pub metadata: Option<Arc<dyn MetadataSource>>,
-    /// Name servers given to guests of subnets that name none.
-    pub name_servers: Vec<Ipv4Addr>,
+    /// Name servers that questions of guests are passed on to, best first; reached from the `outside`.
+    pub name_servers: Vec<IpAddr>,
     /// How often everything is compared with the kernel without a change.
     pub resync: Duration,
     /// How long a network's bridge, service point and routers stay after its last port here.
@@ -117,13 +117,10 @@ impl Default for Options {
     }
 }
 
-/// The name servers of a `resolv.conf` that guests can use, too: not those on the host's loopback.
-fn name_servers(resolv: &str) -> Vec<Ipv4Addr> {
+/// The name servers of a `resolv.conf`. Those on the loopback, too: it is this process that asks them.
+fn name_servers(resolv: &str) -> Vec<IpAddr> {
     let lines = resolv.lines().filter_map(|line| line.strip_prefix("nameserver"));
-    lines
-        .filter_map(|rest| rest.trim().parse().ok())
-        .filter(|address: &Ipv4Addr| !address.is_loopback())
-        .collect()
+    lines.filter_map(|rest| rest.trim().parse().ok()).collect()
 }
 
 /// Starts the agent of `host` in `group`. It runs until the group stops, and leaves everything in the kernel as it is;
@@ -306,8 +303,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_are_not_sent_to_the_hosts_loopback() {
+    fn all_name_servers_of_the_host_are_asked() {
         let text = "# x\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch a\nnameserver fd00::1\n";
-        assert_eq!(name_servers(text), [Ipv4Addr::new(9, 9, 9, 9)]);
+        let servers: Vec<String> = name_servers(text).iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["127.0.0.53", "9.9.9.9", "fd00::1"]);
     }
 }

@@ -25,7 +25,7 @@ use madang_store::Store;
 
 pub use policy::POLICY;
 
-use crate::{FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, quota, router as routers};
+use crate::{FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, SubnetPool, quota, router as routers};
 
 /// How this face presents itself.
 const FACE: Face = Face::new("network", Shape::Neutron);
@@ -42,6 +42,7 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
     let resources = Router::new()
         .merge(resource::routes::<Network>("networks"))
         .merge(resource::routes::<Subnet>("subnets"))
+        .merge(resource::routes::<SubnetPool>("subnetpools"))
         .merge(resource::routes::<Port>("ports"))
         .merge(resource::routes::<SecurityGroup>("security-groups"))
         .merge(resource::routes::<Rule>("security-group-rules"))
@@ -64,10 +65,14 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route("/quotas/{project}/details", get(quota::api::details));
     let about = Router::new()
         .route("/agents", get(agents::list))
-        .route("/agents/{id}", get(agents::show))
+        .route(
+            "/agents/{id}",
+            get(agents::show).put(agents::update).delete(agents::delete),
+        )
         .route("/availability_zones", get(agents::zones))
         .route("/network-ip-availabilities", get(availability::list))
         .route("/network-ip-availabilities/{id}", get(availability::show))
+        .route("/floatingip_pools", get(availability::floating_pools))
         .route("/service-providers", get(versions::service_providers))
         .route("/extensions", get(extensions::list))
         .route("/extensions/{alias}", get(extensions::show));

@@ -15,6 +15,7 @@ pub mod router;
 pub mod security_group;
 pub mod seed;
 pub mod subnet;
+pub mod subnet_pool;
 mod usage;
 
 use madang_store::StoreBuilder;
@@ -24,17 +25,19 @@ pub use api::{NetworkApi, POLICY, router};
 pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus};
 pub use lookup::is_visible;
 pub use network::{Network, NetworkSpec, NetworkStatus};
-pub use port::{AddressPair, FixedIp, Port, PortSpec, PortStatus};
+pub use port::{AddressPair, ExtraDhcpOption, FixedIp, Port, PortSpec, PortStatus};
 pub use router::{ExternalGateway, Router, RouterSpec, RouterStatus};
 pub use security_group::{
     Direction, EtherType, Rule, RuleSpec, RuleStatus, SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,
 };
 pub use seed::{SeedOptions, Seeded, seed, seeded_with};
 pub use subnet::{AllocationPool, HostRoute, Subnet, SubnetSpec, SubnetStatus};
+pub use subnet_pool::{SubnetPool, SubnetPoolSpec, SubnetPoolStatus};
 
 /// Makes this subject's kinds known to the store, with their rules.
 pub fn register(builder: &mut StoreBuilder) {
     network::rules::register(builder);
+    subnet_pool::rules::register(builder);
     subnet::rules::register(builder);
     port::rules::register(builder);
     security_group::rules::register(builder);

@@ -95,6 +95,9 @@ pub struct PortSpec {
     /// Further addresses it may send from.
     #[serde(default)]
     pub allowed_address_pairs: Vec<AddressPair>,
+    /// What DHCP tells whoever asks from it, beside or instead of the usual.
+    #[serde(default)]
+    pub extra_dhcp_opts: Vec<ExtraDhcpOption>,
     /// Its DNS name in the network's domain.
     #[serde(default)]
     pub dns_name: String,
@@ -135,6 +138,7 @@ impl PortSpec {
             explicit_security_groups: false,
             port_security_enabled: true,
             allowed_address_pairs: Vec::new(),
+            extra_dhcp_opts: Vec::new(),
             dns_name: String::new(),
             vnic_type: normal(),
             binding_host: None,
@@ -176,6 +180,17 @@ pub struct AddressPair {
     /// From which MAC; the port's own when none.
     #[serde(default)]
     pub mac_address: Option<String>,
+}
+
+/// An option of DHCP for one port; one of each name and version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraDhcpOption {
+    /// As dnsmasq calls it (`bootfile-name`), or its number.
+    pub opt_name: String,
+    /// In words; addresses are separated by commas.
+    pub opt_value: String,
+    /// The version of IP: 4 or 6.
+    pub ip_version: u8,
 }
 
 /// What is seen of a port. Written by the network agent of its host.

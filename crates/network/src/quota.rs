@@ -44,6 +44,8 @@ pub enum Limited {
     Network,
     /// Subnets.
     Subnet,
+    /// Subnet pools.
+    SubnetPool,
     /// Ports.
     Port,
     /// Routers.
@@ -61,9 +63,10 @@ pub const COUNTERS: &str = "network";
 
 impl Limited {
     /// Everything that is limited.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Network,
         Self::Subnet,
+        Self::SubnetPool,
         Self::Port,
         Self::Router,
         Self::FloatingIp,
@@ -76,6 +79,7 @@ impl Limited {
         match self {
             Self::Network => "network",
             Self::Subnet => "subnet",
+            Self::SubnetPool => "subnetpool",
             Self::Port => "port",
             Self::Router => "router",
             Self::FloatingIp => "floatingip",
@@ -89,6 +93,7 @@ impl Limited {
         match self {
             Self::Network => "networks",
             Self::Subnet => "subnets",
+            Self::SubnetPool => "subnetpools",
             Self::Port => "ports",
             Self::Router => "routers",
             Self::FloatingIp => "floatingips",
@@ -101,6 +106,7 @@ impl Limited {
     pub fn default_limit(self) -> i64 {
         match self {
             Self::Network | Self::Subnet | Self::SecurityGroupRule => 100,
+            Self::SubnetPool => -1,
             Self::Port => 500,
             Self::Router | Self::SecurityGroup => 10,
             Self::FloatingIp => 50,

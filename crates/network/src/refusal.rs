@@ -34,6 +34,7 @@ pub(crate) fn not_found(what: Missing, id: &str) -> StoreError {
     let (reason, message) = match what {
         Missing::Network => ("NetworkNotFound", format!("Network {id} could not be found.")),
         Missing::Subnet => ("SubnetNotFound", format!("Subnet {id} could not be found.")),
+        Missing::SubnetPool => ("SubnetPoolNotFound", format!("Subnet pool {id} could not be found.")),
         Missing::Port => ("PortNotFound", format!("Port {id} could not be found.")),
         Missing::Router => ("RouterNotFound", format!("Router {id} could not be found")),
         Missing::FloatingIp => ("FloatingIPNotFound", format!("Floating IP {id} could not be found")),
@@ -52,6 +53,7 @@ pub(crate) fn not_found(what: Missing, id: &str) -> StoreError {
 pub(crate) enum Missing {
     Network,
     Subnet,
+    SubnetPool,
     Port,
     Router,
     FloatingIp,
@@ -67,6 +69,7 @@ impl Missing {
         let kinds = [
             (crate::Network::NAME, Self::Network),
             (crate::Subnet::NAME, Self::Subnet),
+            (crate::SubnetPool::NAME, Self::SubnetPool),
             (crate::Port::NAME, Self::Port),
             (crate::Router::NAME, Self::Router),
             (crate::FloatingIp::NAME, Self::FloatingIp),

@@ -188,6 +188,7 @@ fn subnet(name: &str, network: &Resource<Network>, cidr: IpNet) -> SubnetSpec {
         host_routes: Vec::new(),
         ipv6_address_mode: None,
         ipv6_ra_mode: None,
+        subnetpool_id: None,
         service_types: Vec::new(),
         tags: Vec::new(),
     }

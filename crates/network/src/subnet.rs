@@ -19,7 +19,9 @@ impl Kind for Subnet {
     type Status = SubnetStatus;
 
     fn indexes() -> Indexes<Self> {
-        Indexes::<Self>::new().on("network", |r| vec![r.spec.network_id.clone()])
+        Indexes::<Self>::new()
+            .on("network", |r| vec![r.spec.network_id.clone()])
+            .on("pool", |r| r.spec.subnetpool_id.iter().cloned().collect())
     }
 }
 
@@ -53,6 +55,9 @@ pub struct SubnetSpec {
     /// How v6 routers announce: as above.
     #[serde(default)]
     pub ipv6_ra_mode: Option<String>,
+    /// The pool it was cut from.
+    #[serde(default)]
+    pub subnetpool_id: Option<String>,
     /// Device owners that may take addresses here; empty for all.
     #[serde(default)]
     pub service_types: Vec<String>,

@@ -8,6 +8,8 @@ mod api;
 mod cloud;
 #[path = "it/isolation.rs"]
 mod isolation;
+#[path = "it/pools.rs"]
+mod pools;
 #[path = "it/refusals.rs"]
 mod refusals;
 #[path = "it/rules.rs"]

@@ -205,6 +205,10 @@ impl Agent {
                     .map(|route| (route.destination, route.nexthop)),
             );
             nic.name_servers.extend(&subnet.dns_nameservers);
+            if subnet.dns_nameservers.is_empty() && subnet.enable_dhcp {
+                nic.name_servers
+                    .extend(self.own_name_server(&port.spec.network_id, &fixed.subnet_id));
+            }
         }
         Ok(nic)
     }
@@ -214,6 +218,16 @@ fn disk_format(format: madang_image::DiskFormat) -> DiskFormat {
     match format {
         madang_image::DiskFormat::Qcow2 => DiskFormat::Qcow2,
         _ => DiskFormat::Raw,
+    }
+}
+
+impl Agent {
+    /// Where DHCP of a subnet is, names are answered, too; it says the same to who asks it.
+    fn own_name_server(&self, network: &str, subnet: &str) -> Option<IpAddr> {
+        let ports = self.store.cache::<Port>().by("device", &format!("dhcp-{network}"));
+        let addresses = ports.iter().flat_map(|port| &port.spec.fixed_ips);
+        let mut addresses = addresses.filter(|ip| ip.subnet_id == subnet && ip.ip_address.is_ipv4());
+        addresses.next().map(|ip| ip.ip_address)
     }
 }
 

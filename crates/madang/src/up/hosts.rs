@@ -188,13 +188,8 @@ pub fn start(
         metadata: Some(Arc::new(MetadataService::new(cloud.store.clone()))),
         ..madang_network::agent::Options::default()
     };
-    let given = config.network.name_servers.iter().filter_map(|address| match address {
-        std::net::IpAddr::V4(address) => Some(*address),
-        std::net::IpAddr::V6(_) => None,
-    });
-    let given: Vec<_> = given.collect();
-    if !given.is_empty() {
-        network.name_servers = given;
+    if !config.network.name_servers.is_empty() {
+        network.name_servers.clone_from(&config.network.name_servers);
     }
     madang_network::agent::run(&cloud.store, &host.name, host.instance.clone(), network, group);
 

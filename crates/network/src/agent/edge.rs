@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
 use futures_util::{StreamExt, stream};
 use madang_control::TaskGroup;
-use madang_host::{Instance, link::Links, netns::Netns};
+use madang_host::{Instance, conntrack, link::Links, netns::Netns};
 use madang_store::{Key, Store};
 use tracing::{debug, info, warn};
 
@@ -46,6 +47,8 @@ struct Running {
     space: Option<EdgeSpace>,
     /// As it was last made, whole; none after a failure.
     made: Option<Edge>,
+    /// Outside addresses with the inside ones they led to when last made.
+    translated: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
     /// The tasks that answer for it, with the addresses they answer at.
     service: Option<service::Service>,
 }
@@ -202,6 +205,14 @@ impl Running {
         };
         space.make(wanted, fabric).await?;
         self.made = Some(wanted.clone());
+        if let Role::Router { translated, .. } = &wanted.role
+            && self.translated != *translated
+        {
+            let ended = self.translated.difference(translated);
+            let ended = ended.map(|(outer, _)| (0, IpAddr::from(*outer))).collect();
+            conntrack::forget(space.netns(), ended).await?;
+            self.translated.clone_from(translated);
+        }
         Ok(())
     }
 
@@ -227,6 +238,7 @@ impl Running {
             host: host.to_owned(),
             networks: place.networks.clone(),
             name_servers: options.name_servers.clone(),
+            outside: options.outside.clone(),
             metadata: options.metadata.clone(),
         };
         self.service = Some(service::Service::start(context, space.netns(), place, group).await?);

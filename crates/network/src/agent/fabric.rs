@@ -19,7 +19,7 @@ use std::{
 };
 
 use madang_host::{
-    Instance,
+    Instance, conntrack,
     link::{Link, Removals},
 };
 use madang_store::{Key, Store};
@@ -35,7 +35,7 @@ use super::{
     status,
     status::Wiring,
     view::View,
-    wanted::{Wanted, bridge_name},
+    wanted::{Device, Wanted, bridge_name},
 };
 use crate::{Network, Port, driver::FabricSpace};
 
@@ -79,6 +79,8 @@ pub(super) struct FabricAgent {
     thorough: u64,
     /// How often bridges were taken away.
     bridge_removals: Arc<AtomicU64>,
+    /// Zones of connections, by bridge, and devices as last made.
+    made: (BTreeMap<String, u16>, BTreeMap<String, Device>),
     linger: Duration,
     kept: Kept,
     /// When the first networks are made ready; none once they are.
@@ -106,6 +108,7 @@ impl FabricAgent {
             rules: None,
             thorough: 0,
             bridge_removals: Arc::default(),
+            made: Default::default(),
             linger: options.linger,
             kept: Kept::default(),
             ready_at: options.ready_after.map(|pause| Instant::now() + pause),
@@ -171,6 +174,8 @@ impl FabricAgent {
         }
         let failed = self.make(&space, &mut wanted).await?;
         let failures = failed.len();
+        // Before anybody is told that an address is theirs.
+        self.forget_connections(&wanted).await;
         let wired = outcomes(&wanted, failed);
         let ports = wired.len();
         status::ports(&self.store, &self.host, wired).await?;
@@ -242,6 +247,8 @@ impl FabricAgent {
             None => space.list().await?,
         };
         let zones = plan::zones(&is, &wanted.fabric);
+        // The zones of bridges that go are needed once more.
+        self.made.0.extend(zones.clone());
         filter::set_zones(&mut wanted.fabric.rules, &zones);
         let removals = plan::fabric_removals(&is, &wanted.fabric);
         is.retain(|link| !removals.contains(&Step::RemoveLink(link.name.clone())));
@@ -282,6 +289,25 @@ impl FabricAgent {
                 Ok(space.filter(None, rules).await?)
             }
             other => Ok(other?),
+        }
+    }
+
+    async fn forget_connections(&mut self, wanted: &Wanted) {
+        let devices = &wanted.fabric.devices;
+        let ended = plan::ended(&self.made.1, &self.made.0, devices);
+        match conntrack::forget(&self.instance.fabric(), ended).await {
+            Ok(0) => {}
+            Ok(connections) => debug!(
+                host = self.host,
+                connections, "forgot connections of ports that are gone"
+            ),
+            Err(error) => warn!(host = self.host, error = %error.chain(), "could not forget connections"),
+        }
+        self.made
+            .0
+            .retain(|bridge, _| wanted.fabric.bridges.contains_key(bridge));
+        if self.made.1 != *devices {
+            self.made.1.clone_from(devices);
         }
     }
 

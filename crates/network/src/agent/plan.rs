@@ -1,6 +1,9 @@
 //! From what the kernel has to what is wanted, as steps. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use madang_host::{
@@ -96,6 +99,28 @@ pub(crate) fn zones(is: &[Link], wanted: &Fabric) -> BTreeMap<String, u16> {
         }
     }
     zones
+}
+
+/// Zones and addresses of connections that ended with `before`: those of devices that are gone or have other addresses.
+/// A connection outlives its port in the kernel, and would let in whoever gets the address next.
+pub(crate) fn ended(
+    before: &BTreeMap<String, Device>,
+    zones: &BTreeMap<String, u16>,
+    now: &BTreeMap<String, Device>,
+) -> HashSet<(u16, IpAddr)> {
+    let mut ended = HashSet::new();
+    for (name, device) in before {
+        let still = now.get(name).filter(|still| still.bridge == device.bridge);
+        let Some(zone) = zones.get(&device.bridge) else {
+            continue;
+        };
+        let gone = device
+            .addresses
+            .iter()
+            .filter(|address| still.is_none_or(|still| !still.addresses.contains(address)));
+        ended.extend(gone.map(|address| (*zone, *address)));
+    }
+    ended
 }
 
 /// Links of the fabric that have to go, which is done before rules for them go.
@@ -296,6 +321,7 @@ mod tests {
             mtu: 1450,
             mac: None,
             up: true,
+            addresses: BTreeSet::new(),
         };
         let bridge = Bridge {
             label: "network x".into(),
@@ -393,6 +419,22 @@ mod tests {
             ..Change::default()
         };
         assert_eq!(steps, [Step::Change(names::device(Uuid::from_u128(7)), change)]);
+    }
+
+    #[test]
+    fn connections_end_with_the_addresses_they_had() {
+        let zones: BTreeMap<String, u16> = [("b1".to_owned(), 9)].into();
+        let device = |addresses: &[&str]| {
+            let mut devices = fabric().devices;
+            let device = devices.values_mut().next().unwrap();
+            device.addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            devices
+        };
+        let before = device(&["10.0.0.5", "fd00::5"]);
+        let ended = |now: &BTreeMap<String, Device>| ended(&before, &zones, now);
+        assert_eq!(ended(&before), [].into());
+        assert_eq!(ended(&device(&["fd00::5"])), [(9, "10.0.0.5".parse().unwrap())].into());
+        assert_eq!(ended(&BTreeMap::new()).len(), 2);
     }
 
     #[test]

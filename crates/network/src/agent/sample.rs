@@ -62,6 +62,7 @@ fn subnet(number: u8, enable_dhcp: bool) -> Arc<Resource<Subnet>> {
         host_routes: vec![],
         ipv6_address_mode: None,
         ipv6_ra_mode: None,
+        subnetpool_id: None,
         service_types: vec![],
         tags: vec![],
     };
@@ -87,6 +88,7 @@ pub(crate) fn port(net: u8, last: u8, change: impl FnOnce(&mut PortSpec)) -> Arc
         explicit_security_groups: true,
         port_security_enabled: true,
         allowed_address_pairs: vec![],
+        extra_dhcp_opts: vec![],
         dns_name: String::new(),
         vnic_type: "normal".into(),
         binding_host: Some("h".into()),

@@ -1,16 +1,14 @@
-//! What answers guests in an edge: DHCP and metadata at a network's service point, metadata alone in a router, for
+//! What answers guests in an edge: DHCP, names and metadata at a network's service point, metadata alone in a router, for
 //! guests that send everything there because they do not take routes from DHCP.
 
 mod answer;
 mod dhcp;
 mod lease;
 pub(super) mod metadata;
+mod names;
+mod option;
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use madang_control::TaskGroup;
@@ -30,8 +28,10 @@ pub(super) struct Context {
     pub host: String,
     /// Ids of the networks whose guests ask here: one at a service point, those of all inner links in a router.
     pub networks: Vec<String>,
-    /// For subnets that name no servers.
-    pub name_servers: Vec<Ipv4Addr>,
+    /// Where questions for names are passed on to.
+    pub name_servers: Vec<IpAddr>,
+    /// The namespace from which those are reached.
+    pub outside: Netns,
     /// Who knows the metadata.
     pub metadata: Option<Arc<dyn metadata::MetadataSource>>,
 }
@@ -64,6 +64,7 @@ impl Service {
                 for network in &context.networks {
                     dhcp::start(&context, network, netns, &started.group).await?;
                 }
+                names::start(&context, &started.place, netns, &started.group).await?;
             }
             metadata::start(&context, netns, &started.group).await
         };

@@ -19,7 +19,7 @@ use super::{
     translate,
     view::{NetworkView, RouterView, View},
 };
-use crate::{Network, Port};
+use crate::{Network, Port, subnet::rules::MIN_MTU_V4};
 
 /// Where guests find their metadata. Source: the EC2 convention that Nova and cloud-init follow.
 pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -76,6 +76,8 @@ pub(crate) struct Device {
     pub mac: Option<[u8; 6]>,
     /// Whether it carries traffic.
     pub up: bool,
+    /// The port's addresses.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// A namespace beside the fabric.
@@ -104,6 +106,8 @@ pub(crate) enum Role {
         floating: Vec<Key>,
         /// Ids of its inner networks.
         networks: Vec<String>,
+        /// Outside addresses with the inside ones they lead to.
+        translated: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
     },
     /// Answers DHCP and metadata requests of one network.
     Service {
@@ -149,6 +153,11 @@ pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(mac)
 }
 
+/// A network's frames. The kernel makes no link for smaller ones than IPv4 needs; no subnet can be on such a network.
+fn mtu(network: &Resource<Network>) -> u32 {
+    u32::from(network.spec.mtu.max(MIN_MTU_V4))
+}
+
 /// The bridge of a network. External networks share one: it is the segment that the outside is on.
 pub(crate) fn bridge_name(network: &Resource<Network>) -> String {
     if network.spec.is_external {
@@ -183,7 +192,7 @@ impl Wanted {
     fn add_bridge(&mut self, view: &NetworkView) {
         let network = &view.network;
         let name = bridge_name(network);
-        let mtu = u32::from(network.spec.mtu);
+        let mtu = mtu(network);
         let label = if network.spec.is_external {
             "outside".to_owned()
         } else {
@@ -209,9 +218,10 @@ impl Wanted {
             id: port.metadata.uid,
             attachment: port.spec.attachment,
             bridge: bridge_name(network),
-            mtu: u32::from(network.spec.mtu),
+            mtu: mtu(network),
             mac: parse_mac(&port.spec.mac_address),
             up: port.spec.admin_state_up && network.spec.admin_state_up,
+            addresses: port.spec.fixed_ips.iter().map(|ip| ip.ip_address).collect(),
         };
         self.fabric.devices.insert(names::device(port.metadata.uid), device);
     }
@@ -319,6 +329,9 @@ fn router(view: &View, router: &RouterView) -> Edge {
             router: router.router.key(),
             floating,
             networks,
+            translated: gateway(view, router)
+                .map(|_| translated(router).collect())
+                .unwrap_or_default(),
         },
         links,
         routes,

@@ -8,15 +8,17 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use madang_http::{Failure, Query, RequestInfo, json};
+use madang_http::{Failure, Json, Query, RequestInfo, json};
 use madang_identity::Caller;
 use madang_scheduler::Provider;
 use madang_store::Resource;
 use serde_json::{Map, Value, json};
 
 use super::{
-    NetworkApi, filter,
-    resource::{Context, Facts},
+    NetworkApi, convert,
+    failure::Stop,
+    filter,
+    resource::{Context, Facts, member},
     view::time,
 };
 use crate::{
@@ -27,6 +29,9 @@ use crate::{
 /// After this long without a sign of life, a host's agent is taken for dead, in seconds: twice what its heartbeat takes
 /// at most, and a little.
 const ALIVE_FOR_SECONDS: i64 = 150;
+
+/// Where what admins say about an agent is kept.
+const DESCRIPTION: &str = "network.madang/description";
 
 const ATTRIBUTES: [&str; 13] = [
     "id",
@@ -60,7 +65,7 @@ fn view(host: &Resource<Provider>, now: Timestamp) -> Map<String, Value> {
         "started_at": time(host.metadata.created),
         "heartbeat_timestamp": time(seen),
         "configurations": {},
-        "description": null,
+        "description": host.metadata.annotations.get(DESCRIPTION),
         "resources_synced": null,
     });
     match view {
@@ -90,19 +95,79 @@ pub(super) async fn list(
     ))
 }
 
+fn visible(api: &NetworkApi, caller: &Caller, id: &str) -> Result<Arc<Resource<Provider>>, Failure> {
+    let found: Option<Arc<Resource<Provider>>> = api.store.cache::<Provider>().by_name(id);
+    let found = found.filter(|_| Facts::default().allow(caller, "get_agent"));
+    Ok(found.ok_or_else(|| refusal::not_found(Missing::Agent, id))?)
+}
+
 /// `GET /agents/{id}`.
 pub(super) async fn show(
     State(api): State<NetworkApi>,
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
-    let found: Option<Arc<Resource<Provider>>> = api.store.cache::<Provider>().by_name(&id);
-    let found = found.filter(|_| Facts::default().allow(&caller, "get_agent"));
-    let found = found.ok_or_else(|| refusal::not_found(Missing::Agent, &id))?;
+    let found = visible(&api, &caller, &id)?;
     Ok(json(
         StatusCode::OK,
         &json!({ "agent": view(&found, Timestamp::now()) }),
     ))
+}
+
+fn is_its_host(id: &str) -> Failure {
+    let message = format!("Agent {id} is its host's and comes and goes with it: see the host's compute service.");
+    refusal::conflict("AgentIsItsHost", message).into()
+}
+
+/// `PUT /agents/{id}`: what admins say about it. Whether it works is its host's matter.
+pub(super) async fn update(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Json<Value>,
+) -> Result<Response, Failure> {
+    let known = visible(&api, &caller, &id)?;
+    Facts::default().enforce(&caller, "update_agent")?;
+    let mut description = None;
+    for (name, value) in member(body.0, "agent")? {
+        let unfit =
+            |why: String| Failure::invalid(format!("Invalid input for {name}. Reason: {why}.")).at(name.as_str());
+        match name.as_str() {
+            "description" => description = Some(convert::text_or_null(&value).map_err(unfit)?),
+            "admin_state_up" => {
+                if convert::flag(&value).map_err(unfit)? != Value::Bool(known.spec.is_enabled) {
+                    return Err(is_its_host(&id));
+                }
+            }
+            _ => return Err(Failure::invalid(format!("Unrecognized attribute(s) '{name}'")).at(name)),
+        }
+    }
+    let key = known.key();
+    let changed = api.store.modify::<Provider, Stop>(&key, caller.cause(), |host| {
+        let annotations = &mut host.metadata.annotations;
+        match &description {
+            Some(Value::String(text)) => _ = annotations.insert(DESCRIPTION.to_owned(), text.clone()),
+            Some(_) => _ = annotations.remove(DESCRIPTION),
+            None => {}
+        }
+        Ok(())
+    });
+    let changed = changed.await?;
+    Ok(json(
+        StatusCode::OK,
+        &json!({ "agent": view(&changed, Timestamp::now()) }),
+    ))
+}
+
+/// `DELETE /agents/{id}`.
+pub(super) async fn delete(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Failure> {
+    visible(&api, &caller, &id)?;
+    Facts::default().enforce(&caller, "delete_agent")?;
+    Err(is_its_host(&id))
 }
 
 /// `GET /availability_zones`: every zone, for networks and for routers.

@@ -107,7 +107,7 @@ impl Attribute {
 }
 
 /// What every resource shows, and what can be said of every new one.
-pub(crate) const STANDARD: [Attribute; 8] = [
+pub(crate) static STANDARD: [Attribute; 8] = [
     Attribute::shown("id"),
     Attribute::new("tenant_id", convert::text).fixed(),
     Attribute::new("project_id", convert::text).fixed(),
@@ -117,6 +117,14 @@ pub(crate) const STANDARD: [Attribute; 8] = [
     Attribute::shown("revision_number"),
     Attribute::shown("tags"),
 ];
+
+/// A resource's own attributes, and the standard ones that it does not have in a way of its own.
+fn all(own: &[Attribute]) -> impl Iterator<Item = &Attribute> {
+    let standard = STANDARD
+        .iter()
+        .filter(move |standard| own.iter().all(|own| own.name != standard.name));
+    own.iter().chain(standard)
+}
 
 /// The attributes of a request, read and checked.
 #[derive(Clone, Debug, Default)]
@@ -128,12 +136,7 @@ impl Body {
     /// # Errors
     /// 400 for unknown, missing, unchangeable and unfit attributes.
     pub(crate) fn read(attributes: &[Attribute], method: &Method, given: &Map<String, Value>) -> Result<Self, Failure> {
-        let known = |name: &str| {
-            STANDARD
-                .iter()
-                .chain(attributes)
-                .find(|attribute| attribute.name == name)
-        };
+        let known = |name: &str| all(attributes).find(|attribute| attribute.name == name);
         let unknown: Vec<_> = given
             .keys()
             .filter(|name| known(name).is_none())
@@ -143,7 +146,7 @@ impl Body {
             return Err(Failure::invalid(format!("Unrecognized attribute(s) '{}'", unknown.join(", "))).at(*first));
         }
         let is_create = method == Method::POST;
-        for attribute in STANDARD.iter().chain(attributes) {
+        for attribute in all(attributes) {
             let has_it = given.contains_key(attribute.name);
             let message = match (has_it, is_create) {
                 (true, true) if attribute.post == Post::No => {

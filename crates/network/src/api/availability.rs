@@ -69,6 +69,47 @@ fn view(store: &Store, network: &Resource<Network>) -> Map<String, Value> {
     view.as_object().cloned().unwrap_or_default()
 }
 
+/// `GET /floatingip_pools`: the subnets of external networks from which floating addresses are taken.
+pub(super) async fn floating_pools(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    query: Query,
+    info: RequestInfo,
+) -> Result<Response, Failure> {
+    Facts::default().enforce(&caller, "get_floatingip_pool")?;
+    let external = api.store.cache::<Network>().by("external", "yes");
+    let subnets = external
+        .iter()
+        .flat_map(|network| api.store.cache::<Subnet>().by("network", network.name()));
+    let view = |subnet: std::sync::Arc<Resource<Subnet>>| {
+        let mut pool = Map::new();
+        for (name, value) in [
+            ("subnet_id", subnet.name().to_owned()),
+            ("subnet_name", subnet.spec.name.clone()),
+            ("network_id", subnet.spec.network_id.clone()),
+            ("project_id", subnet.project().to_owned()),
+            ("tenant_id", subnet.project().to_owned()),
+            ("cidr", subnet.spec.cidr.to_string()),
+        ] {
+            pool.insert(name.to_owned(), Value::from(value));
+        }
+        pool
+    };
+    let pools = subnets.filter(|subnet| subnet.spec.cidr.addr().is_ipv4()).map(view);
+    let names = [
+        "subnet_id",
+        "subnet_name",
+        "network_id",
+        "project_id",
+        "tenant_id",
+        "cidr",
+    ];
+    Ok(json(
+        StatusCode::OK,
+        &filter::page("floatingip_pools", pools.collect(), &names, &[], &query, &info)?,
+    ))
+}
+
 /// `GET /network-ip-availabilities`.
 pub(super) async fn list(
     State(api): State<NetworkApi>,

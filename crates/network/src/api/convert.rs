@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use madang_http::{parse_bool, python_repr};
 use serde_json::{Map, Value};
 
+use super::tags::MAX_TAGS;
 use crate::{AllocationPool, FixedIp, HostRoute, port::mac};
 
 /// Reads one attribute: its value, normalized, or why it does not fit.
@@ -131,6 +132,15 @@ fn read_cidr(value: &Value) -> Result<IpNet, String> {
             .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
     });
     net.ok_or_else(|| format!("{} is not a valid IP subnet", quoted(value)))
+}
+
+/// A list of subnets, host bits dropped.
+pub(crate) fn prefixes(value: &Value) -> Result<Value, String> {
+    let nets = list(value)?.iter().map(read_cidr).collect::<Result<Vec<_>, _>>()?;
+    Ok(nets
+        .into_iter()
+        .map(|net| Value::from(net.trunc().to_string()))
+        .collect())
 }
 
 /// A list of texts.
@@ -275,12 +285,70 @@ pub(crate) fn address_pairs(value: &Value) -> Result<Value, String> {
         .collect()
 }
 
+/// `[{"opt_name": …, "opt_value": …, "ip_version": 4}]`: a value of null takes an option away. No name comes twice for
+/// one version.
+pub(crate) fn dhcp_options(value: &Value) -> Result<Value, String> {
+    if value.is_null() {
+        return Ok(Value::Array(Vec::new()));
+    }
+    let mut seen = Vec::new();
+    let mut options = Vec::new();
+    for item in list(value)? {
+        let members = only(item, &["opt_name", "opt_value", "ip_version"])?;
+        let name = members.get("opt_name").and_then(Value::as_str).unwrap_or_default();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+            return Err(format!("{} has no opt_name that can be used", quoted(item)));
+        }
+        let given = members.get("opt_value").unwrap_or(&Value::Null);
+        if given.as_str().is_some_and(|text| text.is_empty() || text.len() > 255)
+            || !(given.is_null() || given.is_string())
+        {
+            return Err(format!("{} is not a valid opt_value", quoted(given)));
+        }
+        let version = members.get("ip_version").map_or(Ok(Value::from(4)), number)?;
+        if !matches!(version.as_i64(), Some(4 | 6)) {
+            return Err(format!("{} is not in [4, 6]", quoted(&version)));
+        }
+        if seen.contains(&(name, version.clone())) {
+            return Err(format!("Duplicate DHCP option '{name}'"));
+        }
+        seen.push((name, version.clone()));
+        let mut option = Map::new();
+        option.insert("opt_name".to_owned(), Value::from(name));
+        option.insert("opt_value".to_owned(), given.clone());
+        option.insert("ip_version".to_owned(), version);
+        options.push(Value::Object(option));
+    }
+    Ok(Value::Array(options))
+}
+
 /// An object or null.
 pub(crate) fn object_or_null(value: &Value) -> Result<Value, String> {
     match value {
         Value::Null | Value::Object(_) => Ok(value.clone()),
         other => Err(format!("{} is not a dictionary", quoted(other))),
     }
+}
+
+/// A MAC address, or null for one that is given.
+pub(crate) fn mac_address_or_null(value: &Value) -> Result<Value, String> {
+    if value.is_null() {
+        Ok(Value::Null)
+    } else {
+        mac_address(value)
+    }
+}
+
+/// A list of tags, each counted once.
+pub(crate) fn tags(value: &Value) -> Result<Value, String> {
+    let mut tags = list(value)?.iter().map(tag).collect::<Result<Vec<_>, _>>()?;
+    tags.sort_by_key(Value::to_string);
+    tags.dedup();
+    if tags.len() > MAX_TAGS {
+        return Err(format!("'tags' exceeds maximum length of {MAX_TAGS}"));
+    }
+    Ok(Value::Array(tags))
 }
 
 /// Tags: texts of up to 60 characters each.

@@ -7,7 +7,7 @@ use madang_identity::Caller;
 use serde_json::{Value, json};
 
 /// Alias, name and description. An alias is here only when what it stands for works as a whole.
-const EXTENSIONS: [(&str, &str, &str); 35] = [
+const EXTENSIONS: [(&str, &str, &str); 44] = [
     ("agent", "agent", "The agent management extension."),
     (
         "allowed-address-pairs",
@@ -30,6 +30,16 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
         "Expose port bindings of a virtual port to external application",
     ),
     (
+        "default-subnetpools",
+        "Default Subnetpools",
+        "Provides ability to mark and use a subnetpool as the default.",
+    ),
+    (
+        "dvr",
+        "Distributed Virtual Router",
+        "Enables configuration of Distributed Virtual Routers.",
+    ),
+    (
         "ext-gw-mode",
         "Neutron L3 Configurable external gateway mode",
         "Extension of the router abstraction for specifying whether SNAT should occur on the external gateway",
@@ -38,6 +48,11 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
         "external-net",
         "Neutron external network",
         "Adds external network attribute to network resource.",
+    ),
+    (
+        "extra_dhcp_opt",
+        "Neutron Extra DHCP options",
+        "Extra options configuration for DHCP. For example PXE boot options to DHCP clients can be specified (e.g. tftp-server, server-ip-address, bootfile-name)",
     ),
     (
         "extraroute",
@@ -50,6 +65,11 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
         "Edit extra routes of a router on server side by atomically adding/removing extra routes",
     ),
     (
+        "floatingip-pools",
+        "Floating IP Pools Extension",
+        "Provides a floating IP pool for each subnet of external networks",
+    ),
+    (
         "fip-port-details",
         "Floating IP Port Details Extension",
         "Add port_details attribute to Floating IP resource",
@@ -58,6 +78,11 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
         "filter-validation",
         "Filter parameters validation",
         "Provides validation on filter parameters.",
+    ),
+    (
+        "ip-substring-filtering",
+        "IP address substring filtering",
+        "Provides IP address substring filtering when listing ports",
     ),
     (
         "net-mtu",
@@ -84,6 +109,11 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
         "Pagination support",
         "Extension that indicates that pagination is enabled.",
     ),
+    (
+        "port-mac-address-regenerate",
+        "Port MAC address regenerate",
+        "Network port MAC address regenerate",
+    ),
     ("port-security", "Port Security", "Provides port security"),
     (
         "project-id",
@@ -99,6 +129,11 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
         "quota-check-limit",
         "Quota engine limit check",
         "Support for checking the resource usage before applying a new quota limit",
+    ),
+    (
+        "quota-check-limit-default",
+        "Quota engine limit check by default",
+        "By default, check the resource usage before applying a new quota limit",
     ),
     (
         "quota_details",
@@ -153,13 +188,23 @@ const EXTENSIONS: [(&str, &str, &str); 35] = [
     ),
     (
         "standard-attr-tag",
-        "Tag support for resources with standard attribute: network, subnet, port, router, floatingip, security_group",
+        "Tag support for resources with standard attribute: network, subnet, subnetpool, port, router, floatingip, security_group",
         "Enables to set tag on resources with standard attribute.",
     ),
     (
         "stateful-security-group",
         "Stateful security group",
         "Indicates if the security group is stateful or not",
+    ),
+    (
+        "subnet_allocation",
+        "Subnet Allocation",
+        "Enables allocation of subnets from a subnet pool",
+    ),
+    (
+        "tag-ports-during-bulk-creation",
+        "Tag Ports During Bulk Creation",
+        "Allow to tag ports during bulk creation",
     ),
     (
         "subnet-service-types",

@@ -43,6 +43,14 @@ pub const POLICY: &[(&str, &str)] = &[
     ),
     ("update_subnet", "rule:project_member_or_admin or rule:net_owner_member"),
     ("delete_subnet", "rule:project_member_or_admin or rule:net_owner_member"),
+    // Subnet pools.
+    ("create_subnetpool", "rule:project_member_or_admin"),
+    ("create_subnetpool:shared", "rule:admin_only"),
+    ("create_subnetpool:is_default", "rule:admin_only"),
+    ("get_subnetpool", "rule:project_reader_or_admin or rule:shared"),
+    ("update_subnetpool", "rule:project_member_or_admin"),
+    ("update_subnetpool:is_default", "rule:admin_only"),
+    ("delete_subnetpool", "rule:project_member_or_admin"),
     // Ports.
     ("create_port", "rule:project_member_or_admin or rule:service_api"),
     (
@@ -152,7 +160,10 @@ pub const POLICY: &[(&str, &str)] = &[
     ("get_quota", "rule:project_reader_or_admin"),
     ("update_quota", "rule:admin_only"),
     ("delete_quota", "rule:admin_only"),
+    ("get_floatingip_pool", "@"),
     ("get_agent", "rule:admin_only"),
+    ("update_agent", "rule:admin_only"),
+    ("delete_agent", "rule:admin_only"),
     ("get_availability_zone", "@"),
     ("get_network_ip_availability", "rule:admin_only"),
 ];

@@ -19,10 +19,10 @@ use super::{
     failure::Stop,
     resource::{Context, Exposed, visible},
 };
-use crate::{FloatingIp, Network, Port, SecurityGroup, Subnet, refusal};
+use crate::{FloatingIp, Network, Port, SecurityGroup, Subnet, SubnetPool, refusal};
 
 /// Neutron's `MAX_TAGS_COUNT`.
-const MAX_TAGS: usize = 50;
+pub(super) const MAX_TAGS: usize = 50;
 
 /// A resource that has tags.
 trait Tagged: Exposed {
@@ -43,13 +43,22 @@ macro_rules! tagged {
     };
 }
 
-tagged!(Network, Subnet, Port, SecurityGroup, crate::Router, FloatingIp);
+tagged!(
+    Network,
+    Subnet,
+    SubnetPool,
+    Port,
+    SecurityGroup,
+    crate::Router,
+    FloatingIp
+);
 
 /// The routes of all of them.
 pub(super) fn routes() -> Router<NetworkApi> {
     Router::new()
         .merge(of::<Network>("networks"))
         .merge(of::<Subnet>("subnets"))
+        .merge(of::<SubnetPool>("subnetpools"))
         .merge(of::<Port>("ports"))
         .merge(of::<SecurityGroup>("security-groups"))
         .merge(of::<SecurityGroup>("security_groups"))

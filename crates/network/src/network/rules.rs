@@ -15,8 +15,6 @@ use crate::{
 const WIRE_MTU: u16 = 1500;
 /// What VXLAN adds to each frame over IPv4, in bytes.
 const VXLAN_OVERHEAD: u16 = 50;
-/// The least that IPv4 works with (RFC 791), in bytes.
-const MIN_MTU: u16 = 68;
 /// VXLAN ids have 24 bits (RFC 7348); 0 is not used.
 const MAX_SEGMENT: u32 = (1 << 24) - 1;
 /// How often a taken segment is drawn before it is left to the commit to decide.
@@ -87,11 +85,6 @@ fn check_mtu(mtu: u16, largest: u16) -> Result<(), StoreError> {
     if mtu > largest {
         return Err(refusal::invalid(format_args!(
             "Requested MTU is too big, maximum is {largest}"
-        )));
-    }
-    if mtu < MIN_MTU {
-        return Err(refusal::invalid(format_args!(
-            "MTU {mtu} is too small, minimum is {MIN_MTU}"
         )));
     }
     Ok(())

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use madang_http::{Failure, Query};
 use madang_store::{Metadata, Resource, Tx};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{FixedIp, Port, PortSpec, owner};
+use super::{ExtraDhcpOption, FixedIp, Port, PortSpec, owner};
 use crate::{
     Network, SecurityGroup,
     api::{
@@ -44,14 +45,16 @@ impl Exposed for Port {
         Attribute::new("name", convert::text),
         Attribute::new("network_id", convert::uuid).required().fixed(),
         Attribute::new("admin_state_up", convert::flag),
-        Attribute::new("mac_address", convert::mac_address).guarded(),
+        Attribute::new("mac_address", convert::mac_address_or_null).guarded(),
         Attribute::new("fixed_ips", convert::fixed_ips).guarded(),
         Attribute::new("device_id", convert::text),
         Attribute::new("device_owner", convert::text).guarded(),
         Attribute::new("security_groups", convert::uuids),
         Attribute::new("port_security_enabled", convert::flag).guarded(),
         Attribute::new("allowed_address_pairs", convert::address_pairs).guarded(),
+        Attribute::new("extra_dhcp_opts", convert::dhcp_options),
         Attribute::new("dns_name", convert::text_or_null),
+        Attribute::new("tags", convert::tags).fixed(),
         Attribute::new("binding:vnic_type", vnic_type),
         Attribute::new("binding:host_id", convert::text_or_null)
             .guarded()
@@ -118,6 +121,7 @@ impl Exposed for Port {
             .with("allowed_address_pairs", address_pairs(spec))
             .with("security_groups", spec.security_groups.clone())
             .with("port_security_enabled", spec.port_security_enabled)
+            .typed("extra_dhcp_opts", &spec.extra_dhcp_opts)
             .with("dns_name", spec.dns_name.as_str())
             .with("binding:vnic_type", spec.vnic_type.as_str())
             .with("binding:host_id", spec.binding_host.as_deref().unwrap_or_default())
@@ -146,6 +150,7 @@ impl Exposed for Port {
         if let Some(mac) = body.text("mac_address") {
             mac.clone_into(&mut spec.mac_address);
         }
+        body.set("tags", &mut spec.tags)?;
         fill(context, &mut spec, body, &network, project)?;
         Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
     }
@@ -159,9 +164,11 @@ impl Exposed for Port {
         let network = context.store.cache::<Network>().by_name(&old.spec.network_id);
         let network = network.ok_or_else(|| refusal::not_found(Missing::Network, &old.spec.network_id))?;
         let mut new = old.clone();
-        if let Some(mac) = body.text("mac_address") {
-            mac.clone_into(&mut new.spec.mac_address);
+        if body.has("mac_address") {
+            // Null asks for another that is given, which is as good as setting one.
+            Self::facts(context, old).enforce(&context.caller, "update_port:mac_address")?;
         }
+        body.set_text("mac_address", &mut new.spec.mac_address);
         fill(context, &mut new.spec, body, &network, old.project())?;
         let held = |spec: &PortSpec| (spec.device_owner.clone(), spec.device_id.clone());
         if owner::is_of_a_router(&old.spec.device_owner) && held(&old.spec) != held(&new.spec) {
@@ -214,6 +221,15 @@ fn fill(
     body.set_flag("admin_state_up", &mut spec.admin_state_up);
     body.set("fixed_ips", &mut spec.fixed_ips)?;
     body.set("allowed_address_pairs", &mut spec.allowed_address_pairs)?;
+    for option in body
+        .typed::<Vec<GivenDhcpOption>>("extra_dhcp_opts")?
+        .unwrap_or_default()
+    {
+        option.put_into(&mut spec.extra_dhcp_opts);
+    }
+    if spec.extra_dhcp_opts.len() > MAX_DHCP_OPTIONS {
+        return Err(refusal::invalid(format_args!("a port has at most {MAX_DHCP_OPTIONS} DHCP options")).into());
+    }
     if body.has("binding:host_id") {
         spec.binding_host = body
             .text("binding:host_id")
@@ -236,6 +252,34 @@ fn fill(
         spec.port_security_enabled = wanted;
     }
     Ok(())
+}
+
+/// All of them have to fit into one message.
+const MAX_DHCP_OPTIONS: usize = 32;
+
+/// An option as requests have it: without a value it goes.
+#[derive(Deserialize)]
+struct GivenDhcpOption {
+    opt_name: String,
+    opt_value: Option<String>,
+    ip_version: u8,
+}
+
+impl GivenDhcpOption {
+    fn put_into(self, options: &mut Vec<ExtraDhcpOption>) {
+        let is_it = |option: &ExtraDhcpOption| option.opt_name == self.opt_name && option.ip_version == self.ip_version;
+        let place = options.iter().position(is_it);
+        match (place, self.opt_value) {
+            (Some(place), Some(value)) => options[place].opt_value = value,
+            (Some(place), None) => _ = options.remove(place),
+            (None, Some(opt_value)) => options.push(ExtraDhcpOption {
+                opt_name: self.opt_name,
+                opt_value,
+                ip_version: self.ip_version,
+            }),
+            (None, None) => {}
+        }
+    }
 }
 
 /// An address of one's choice on somebody else's network needs a rule of its own.

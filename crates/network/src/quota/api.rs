@@ -144,15 +144,15 @@ pub(crate) async fn update(
 /// The limits of a body, and whether none may be below what is used already.
 fn read_limits(body: Map<String, Value>) -> Result<(Vec<(String, i64)>, bool), Failure> {
     let mut limits = Vec::new();
-    let mut is_checked = false;
+    let mut is_checked = true;
     for (name, value) in body {
         let unfit =
             |reason: String| Failure::invalid(format!("Invalid input for {name}. Reason: {reason}.")).at(name.as_str());
         match name.as_str() {
             "tenant_id" | "project_id" => {}
-            // Setting a limit without a look at what is used is what happens anyway.
-            "force" => _ = convert::flag(&value).map_err(unfit)?,
-            "check_limit" => is_checked = convert::flag(&value).map_err(unfit)? == Value::Bool(true),
+            "force" => is_checked = convert::flag(&value).map_err(unfit)? == Value::Bool(false),
+            // What happens anyway, unless it is forced.
+            "check_limit" => _ = convert::flag(&value).map_err(unfit)?,
             limited if Limited::ALL.iter().any(|known| known.name() == limited) => {
                 let limit = convert::number(&value).ok().and_then(|number| number.as_i64());
                 let limit = limit.filter(|limit| (-1..=MOST).contains(limit)).ok_or_else(|| {

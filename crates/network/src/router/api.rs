@@ -94,6 +94,11 @@ impl Exposed for Router {
     ) -> Result<Arc<Resource<Self>>, Stop> {
         let mut new = old.clone();
         fill(context, &mut new.spec, body, "update_router", old.project())?;
+        // As in Neutron, which moves what a router has; here nothing moves, but clients rely on being told.
+        if new.spec.distributed != old.spec.distributed && old.spec.admin_state_up && new.spec.admin_state_up {
+            let why = "Cannot change the distribution of an active router: set its admin_state_up to False before";
+            return Err(refusal::bad_request("router", why).into());
+        }
         Ok(tx.update(old, new)?)
     }
 }

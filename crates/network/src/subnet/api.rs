@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Subnet, SubnetSpec, rules, shape};
 use crate::{
-    Network,
+    Network, SubnetPool,
     api::{
         attribute::{Attribute, Body},
         convert,
@@ -17,8 +17,10 @@ use crate::{
         resource::{Context, Exposed, Facts, add_missing, own_or_all, visible},
         view::View,
     },
+    lookup::hold,
     network::api::facts_on,
     refusal::{self, Missing},
+    subnet_pool::{self, rules::Wanted},
 };
 
 fn ip_version(value: &Value) -> Result<Value, String> {
@@ -36,12 +38,12 @@ fn ipv6_mode(value: &Value) -> Result<Value, String> {
     convert::one_of(value, &["dhcpv6-stateful", "dhcpv6-stateless", "slaac"])
 }
 
-fn no_subnet_pool(value: &Value) -> Result<Value, String> {
-    if value.is_null() {
-        Ok(Value::Null)
-    } else {
-        Err("subnet pools are not supported: give a cidr".to_owned())
+/// A pool's id. Neutron's other value stands for prefixes that a router of the provider delegates.
+fn pool(value: &Value) -> Result<Value, String> {
+    if value.as_str() == Some("prefix_delegation") {
+        return Err("prefix delegation is not supported".to_owned());
     }
+    convert::uuid_or_null(value)
 }
 
 impl Exposed for Subnet {
@@ -61,7 +63,9 @@ impl Exposed for Subnet {
         Attribute::new("ipv6_address_mode", ipv6_mode).fixed(),
         Attribute::new("ipv6_ra_mode", ipv6_mode).fixed(),
         Attribute::new("service_types", convert::texts),
-        Attribute::new("subnetpool_id", no_subnet_pool).fixed(),
+        Attribute::new("subnetpool_id", pool).fixed(),
+        Attribute::new("prefixlen", convert::number_or_null).fixed(),
+        Attribute::new("use_default_subnetpool", convert::flag).fixed(),
     ];
 
     const HIDDEN: &'static [&'static str] = &["shared"];
@@ -119,18 +123,14 @@ impl Exposed for Subnet {
             .with("ipv6_address_mode", spec.ipv6_address_mode.clone())
             .with("ipv6_ra_mode", spec.ipv6_ra_mode.clone())
             .with("service_types", spec.service_types.clone())
-            .with("subnetpool_id", Value::Null)
+            .with("subnetpool_id", spec.subnetpool_id.clone())
             .done()
     }
 
     fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
         let network_id = body.text("network_id").unwrap_or_default();
         let network = visible::<Network>(context, network_id)?;
-        let cidr: IpNet = body.typed("cidr")?.ok_or_else(|| {
-            refusal::bad_request("subnets", "a subnetpool must be specified in the absence of a cidr")
-        })?;
-        check_version(body, cidr)?;
-        let cidr = cidr.trunc();
+        let (cidr, subnetpool_id) = range(context, tx, body, project)?;
         let gateway_ip: Option<IpAddr> = if body.has("gateway_ip") {
             body.typed("gateway_ip")?
         } else {
@@ -148,6 +148,7 @@ impl Exposed for Subnet {
             host_routes: Vec::new(),
             ipv6_address_mode: body.typed("ipv6_address_mode")?,
             ipv6_ra_mode: body.typed("ipv6_ra_mode")?,
+            subnetpool_id,
             service_types: Vec::new(),
             tags: Vec::new(),
         };
@@ -163,6 +164,61 @@ impl Exposed for Subnet {
         fill(&mut new.spec, body)?;
         Ok(tx.update(old, new)?)
     }
+}
+
+/// The range that is given, or one that is cut from the pool that is named, and that pool.
+fn range(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<(IpNet, Option<String>), Stop> {
+    let cidr: Option<IpNet> = body.typed("cidr")?;
+    if let Some(cidr) = cidr {
+        check_version(body, cidr)?;
+    }
+    let cidr = cidr.map(|cidr| cidr.trunc());
+    let bits = body.number("prefixlen");
+    if cidr.is_some() && bits.is_some() {
+        return Err(refusal::bad_request("subnets", "cidr and prefixlen must not be supplied together").into());
+    }
+    let Some(pool) = named_pool(context, body)? else {
+        let cidr = cidr.ok_or_else(|| {
+            refusal::bad_request("subnets", "a subnetpool must be specified in the absence of a cidr")
+        })?;
+        return Ok((cidr, None));
+    };
+    let version = body.number("ip_version").unwrap_or(4);
+    if version != i64::from(pool.spec.ip_version()) {
+        let why = format_args!(
+            "Cannot allocate IPv{version} subnet from IPv{} subnet pool",
+            pool.spec.ip_version()
+        );
+        return Err(refusal::bad_request("subnets", why).into());
+    }
+    let unfit = |_| refusal::invalid(format_args!("prefixlen {} is out of range", bits.unwrap_or_default()));
+    let bits = bits.map(u8::try_from).transpose().map_err(unfit)?;
+    // As this attempt of the transaction sees it: others cut from it, too.
+    let pool = hold::<SubnetPool>(tx, Missing::SubnetPool, pool.name())?;
+    let wanted = cidr.map_or(Wanted::Any(bits), Wanted::Exactly);
+    let cidr = subnet_pool::rules::cut(tx, &pool, wanted, project)?;
+    Ok((cidr, Some(pool.name().to_owned())))
+}
+
+/// The pool that is named or is the default; none where neither is asked for.
+fn named_pool(context: &Context, body: &Body) -> Result<Option<Arc<Resource<SubnetPool>>>, Stop> {
+    if let Some(id) = body.text("subnetpool_id") {
+        if body.flag("use_default_subnetpool") == Some(true) {
+            let why = "subnetpool_id and use_default_subnetpool cannot both be specified";
+            return Err(refusal::bad_request("subnets", why).into());
+        }
+        return Ok(Some(visible::<SubnetPool>(context, id)?));
+    }
+    if body.flag("use_default_subnetpool") != Some(true) {
+        return Ok(None);
+    }
+    let version = body.number("ip_version").unwrap_or(4);
+    let default = context.store.cache::<SubnetPool>().by("default", &version.to_string());
+    let may =
+        |pool: &Arc<Resource<SubnetPool>>| SubnetPool::facts(context, pool).allow(&context.caller, "get_subnetpool");
+    let default = default.into_iter().find(may);
+    let missing = || refusal::bad_request("subnets", format_args!("No default subnetpool found for IPv{version}"));
+    Ok(Some(default.ok_or_else(missing)?))
 }
 
 fn check_version(body: &Body, cidr: IpNet) -> Result<(), Failure> {

@@ -88,10 +88,15 @@ fn admit(tx: &mut Tx<'_>, subnet: &mut Resource<Subnet>) -> Result<(), StoreErro
     shape::validate(&subnet.metadata.name, spec)?;
     let cidr = spec.cidr;
     check_mtu(&network, cidr)?;
-    if subnets_of(tx, network.name())
-        .iter()
-        .any(|other| shape::overlap(other.spec.cidr, cidr))
-    {
+    let others = subnets_of(tx, network.name());
+    let is_elsewhere = |other: &&Arc<Resource<Subnet>>| {
+        other.spec.ip_version() == spec.ip_version() && other.spec.subnetpool_id != spec.subnetpool_id
+    };
+    if others.iter().any(|other| is_elsewhere(&other)) {
+        let message = "Subnets hosted on the same network must be allocated from the same subnet pool.";
+        return Err(refusal::bad("NetworkSubnetPoolAffinityError", message));
+    }
+    if others.iter().any(|other| shape::overlap(other.spec.cidr, cidr)) {
         return Err(refusal::invalid(format_args!(
             "Requested subnet with cidr: {cidr} for network: {} overlaps with another subnet",
             network.name()
@@ -103,17 +108,20 @@ fn admit(tx: &mut Tx<'_>, subnet: &mut Resource<Subnet>) -> Result<(), StoreErro
     Ok(())
 }
 
+/// The least that IPv4 works with (RFC 791), in bytes.
+pub(crate) const MIN_MTU_V4: u16 = 68;
 /// The least that IPv6 works with (RFC 8200, section 5), in bytes.
 const MIN_MTU_V6: u16 = 1280;
 
 /// Whether a network's frames are large enough for a subnet.
 pub(crate) fn check_mtu(network: &Resource<Network>, cidr: IpNet) -> Result<(), StoreError> {
     let mtu = network.spec.mtu;
-    if cidr.addr().is_ipv4() || mtu >= MIN_MTU_V6 {
+    let least = if cidr.addr().is_ipv4() { MIN_MTU_V4 } else { MIN_MTU_V6 };
+    if mtu >= least {
         return Ok(());
     }
     let message = format!(
-        "Network {} has an MTU of {mtu}, which is below {MIN_MTU_V6}, the minimum of its subnet {cidr}.",
+        "Network {} has an MTU of {mtu}, which is below {least}, the minimum of its subnet {cidr}.",
         network.name()
     );
     Err(refusal::conflict("NetworkMTUSubnetConflict", message))

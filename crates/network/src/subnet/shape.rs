@@ -242,6 +242,7 @@ mod tests {
             host_routes: Vec::new(),
             ipv6_address_mode: None,
             ipv6_ra_mode: None,
+            subnetpool_id: None,
             service_types: Vec::new(),
             tags: Vec::new(),
         }

@@ -91,6 +91,7 @@ impl Cloud {
                 host_routes: Vec::new(),
                 ipv6_address_mode: None,
                 ipv6_ra_mode: None,
+                subnetpool_id: None,
                 service_types: Vec::new(),
                 tags: Vec::new(),
             };

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -82,7 +82,11 @@ fn a_guest_is_told_all_it_needs() {
         assert_eq!(given("ip"), "10.1.0.5");
         assert_eq!(given("mask"), "24");
         assert_eq!(given("router"), "10.1.0.1");
-        assert_eq!(given("dns"), "9.9.9.9");
+        assert_eq!(
+            given("dns"),
+            "10.1.0.2",
+            "the network's own, since the subnet names none"
+        );
         assert_eq!(given("mtu"), "1450");
         assert_eq!(given("hostname"), "web");
         assert_eq!(given("lease"), "86400");
@@ -97,6 +101,65 @@ fn a_guest_is_told_all_it_needs() {
         // A client that asks for what is another's is refused, asks anew and gets its own.
         let lease = udhcpc(&lab, &guest, &["-r", "10.1.0.77"]).await.unwrap();
         assert_eq!(lease["ip"], "10.1.0.5");
+    });
+}
+
+#[test]
+fn names_are_asked_of_the_hosts_own_servers() {
+    in_lab(|lab| async move {
+        // Answers every question with itself and the bit for answers set.
+        let (udp, tcp) = lab
+            .outside
+            .run(|| {
+                let at = ("127.0.0.53", 53);
+                (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap())
+            })
+            .await
+            .unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((size, from)) = udp.recv_from(&mut buffer) {
+                buffer[2] |= 0x80;
+                udp.send_to(&buffer[..size], from).unwrap();
+            }
+        });
+        std::thread::spawn(move || {
+            for stream in tcp.incoming() {
+                let mut stream = stream.unwrap();
+                let mut question = [0; 4];
+                stream.read_exact(&mut question).unwrap();
+                stream.write_all(b"tcp!").unwrap();
+            }
+        });
+        let net = lab.network("10.1.0.0/24").await;
+        lab.start();
+        let group = lab.group().await;
+        let guest = lab.guest(&net, 5, &group).await;
+        let server = SocketAddr::new(net.at(2), 53);
+        let question = *b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0question";
+        let ask = move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+            socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+            socket.connect(server).ok()?;
+            socket.send(&question).ok()?;
+            let mut answer = [0; 512];
+            let size = socket.recv(&mut answer).ok()?;
+            Some(answer[..size].to_vec())
+        };
+        until_async("an answer over UDP", || async {
+            let answer = guest.netns.run(ask).await.unwrap();
+            answer.is_some_and(|answer| answer == b"\xab\xcd\x81\0\0\x01\0\0\0\0\0\0question")
+        })
+        .await;
+        let asked = guest.netns.run(move || {
+            let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5)).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.write_all(b"ask?").unwrap();
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).unwrap();
+            answer
+        });
+        assert_eq!(&asked.await.unwrap(), b"tcp!");
     });
 }
 

@@ -287,3 +287,43 @@ fn version_six_is_filtered_and_neighbours_cannot_be_forged() {
         assert!(!a.pings("fd00::77".parse().unwrap()).await);
     });
 }
+
+#[test]
+fn whoever_gets_an_address_next_gets_none_of_its_connections() {
+    in_lab(|lab| async move {
+        let net = lab.network("10.1.0.0/24").await;
+        lab.start();
+        let (closed, open) = (lab.group().await, lab.group().await);
+        lab.create::<Rule>(allow(&open, None, None)).await;
+        let (a, b, other) = (
+            lab.guest(&net, 5, &open).await,
+            lab.guest(&net, 6, &open).await,
+            lab.guest(&net, 7, &open).await,
+        );
+        b.echo(80).await;
+        other.echo(80).await;
+        let mut kept = connect(&a.netns, other.address(), 80).await.unwrap();
+        let _ended = connect(&a.netns, b.address(), 80).await.unwrap();
+        let tracked = |address: String| {
+            let space = lab.instance.fabric();
+            async move {
+                let table = space
+                    .run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"))
+                    .await;
+                table.unwrap().unwrap_or_default().contains(&address)
+            }
+        };
+        // Not every kernel shows the table this way; then only the connection below is looked at.
+        let is_shown = tracked("10.1.0.6".into()).await;
+        lab.delete(&*lab.store.get::<Port>(&b.port.key()).unwrap()).await;
+        let again = lab.guest(&net, 6, &closed).await;
+        assert!(!tracked("10.1.0.6".into()).await);
+        assert!(
+            !is_shown || tracked("10.1.0.7".into()).await,
+            "connections of others are none of its business"
+        );
+        assert_eq!(kept.seen_as(), Some(a.address()));
+        again.echo(80).await;
+        assert!(!a.reaches(again.address(), 80).await);
+    });
+}

@@ -90,7 +90,7 @@ impl Lab {
         let options = Options {
             outside: outside.clone(),
             metadata: None,
-            name_servers: vec![Ipv4Addr::new(9, 9, 9, 9)],
+            name_servers: vec![IpAddr::from([127, 0, 0, 53])],
             resync: Duration::from_secs(3600),
             linger: Duration::ZERO,
             ready_after: None,
@@ -219,6 +219,7 @@ impl Lab {
             host_routes: vec![],
             ipv6_address_mode: None,
             ipv6_ra_mode: None,
+            subnetpool_id: None,
             service_types: vec![],
             tags: vec![],
         });
@@ -428,6 +429,7 @@ impl Net {
             explicit_security_groups: true,
             port_security_enabled: true,
             allowed_address_pairs: vec![],
+            extra_dhcp_opts: vec![],
             dns_name: String::new(),
             vnic_type: "normal".into(),
             binding_host: Some(HOST.into()),

@@ -285,15 +285,15 @@ fn a_device_that_died_with_its_container_is_made_anew() {
 fn a_port_that_cannot_be_wired_says_why_and_is_wired_when_it_can() {
     in_lab(|lab| async move {
         let net = lab.network("10.1.0.0/24").await;
-        // Less than any link can carry.
-        lab.modify::<madang_network::Network>(&net.network, |network| network.spec.mtu = 20)
-            .await;
         lab.start();
-        let port = lab.create::<Port>(net.port(5)).await;
+        let mut spec = net.port(5);
+        // Everybody's on a segment: the kernel gives it to no link.
+        spec.mac_address = "01:00:5e:00:00:05".into();
+        let port = lab.create::<Port>(spec).await;
         let status = || lab.store.get::<Port>(&port.key()).unwrap().status.clone();
         until("the failure", || status().failure.is_some()).await;
         assert_eq!(status().wired_on, None);
-        lab.modify::<madang_network::Network>(&net.network, |network| network.spec.mtu = 1450)
+        lab.modify::<Port>(&port, |port| port.spec.mac_address = "fa:16:3e:00:00:05".into())
             .await;
         lab.wired(&port).await;
         assert_eq!(status().failure, None);

@@ -5,7 +5,9 @@
 
 use std::net::Ipv4Addr;
 
-use dhcproto::v4::{DhcpOption, Encodable, Encoder, Flags, HType, Message, MessageType, Opcode};
+use dhcproto::v4::{
+    DhcpOption, Encodable, Encoder, Flags, HType, Message, MessageType, Opcode, OptionCode, UnknownOption,
+};
 
 use super::lease::Lease;
 
@@ -199,6 +201,14 @@ fn add_settings(reply: &mut Message, lease: &Lease) {
         options.insert(DhcpOption::DomainName(domain.clone()));
     }
     options.insert(DhcpOption::ClasslessStaticRoute(lease.routes.clone()));
+    for (code, value) in &lease.extra {
+        let code = OptionCode::from(*code);
+        options.remove(code);
+        options.insert(DhcpOption::Unknown(UnknownOption::new(code, value.clone())));
+    }
+    if let Some(server) = lease.boot_server {
+        reply.set_siaddr(server);
+    }
 }
 
 fn encode(message: &Message) -> Option<Vec<u8>> {
@@ -210,7 +220,7 @@ fn encode(message: &Message) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use dhcproto::v4::{Decodable, Decoder, OptionCode};
+    use dhcproto::v4::{Decodable, Decoder};
     use proptest::prelude::*;
 
     use super::*;
@@ -229,6 +239,8 @@ mod tests {
             hostname: "web".into(),
             domain: Some("example.org".into()),
             routes: vec![("169.254.169.254/32".parse().unwrap(), server)],
+            extra: vec![],
+            boot_server: None,
         }
     }
 
@@ -263,6 +275,29 @@ mod tests {
         let mut codes: Vec<u8> = offer.opts().iter().map(|(code, _)| u8::from(*code)).collect();
         codes.sort_unstable();
         assert_eq!(codes, [1, 3, 6, 12, 15, 26, 28, 51, 53, 54, 121]);
+    }
+
+    #[test]
+    fn a_ports_own_options_are_told_and_win() {
+        let lease = Lease {
+            extra: vec![(67, b"boot.img".to_vec()), (26, vec![5, 0])],
+            boot_server: Some(Ipv4Addr::new(10, 0, 0, 9)),
+            ..lease()
+        };
+        let (bytes, _) = Request::parse(&asked(MessageType::Discover, |_| {}))
+            .unwrap()
+            .answer(&lease)
+            .unwrap();
+        let offer = Message::decode(&mut Decoder::new(&bytes)).unwrap();
+        assert_eq!(offer.siaddr(), Ipv4Addr::new(10, 0, 0, 9));
+        assert_eq!(
+            offer.opts().get(OptionCode::BootfileName),
+            Some(&DhcpOption::BootfileName(b"boot.img".to_vec()))
+        );
+        assert_eq!(
+            offer.opts().get(OptionCode::InterfaceMtu),
+            Some(&DhcpOption::InterfaceMtu(0x0500))
+        );
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Server {
         let device = format!("dhcp-{}", self.network);
         let servers = store.cache::<Port>().by("device", &device);
         let server = servers.iter().find(|port| port.spec.device_owner == owner::DHCP)?;
-        Lease::of(&port, &network, &subnets, server, &self.context.name_servers)
+        Lease::of(&port, &network, &subnets, server)
     }
 
     /// A client without an address cannot be asked for where it is: the kernel is told for just this message.

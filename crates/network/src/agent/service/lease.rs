@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use madang_store::Resource;
 
+use super::option;
 use crate::{Network, Port, Subnet, agent::wanted::METADATA};
 
 /// Routes that fit into a message beside everything else: 8 of at most 9 bytes each leave most of the 312 bytes of
@@ -22,7 +23,7 @@ pub(super) struct Lease {
     pub server: Ipv4Addr,
     /// The subnet's router.
     pub router: Option<Ipv4Addr>,
-    /// Name servers, best first.
+    /// Name servers, best first; our own address where the subnet names none.
     pub name_servers: Vec<Ipv4Addr>,
     /// In bytes.
     pub mtu: u16,
@@ -32,6 +33,10 @@ pub(super) struct Lease {
     pub domain: Option<String>,
     /// Destinations and next hops, the default route included.
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// Further options of the port, by code, as they go over the wire; instead of the usual ones where they are the same.
+    pub extra: Vec<(u8, Vec<u8>)>,
+    /// Where a guest that boots over the network finds what it boots.
+    pub boot_server: Option<Ipv4Addr>,
 }
 
 impl Lease {
@@ -41,7 +46,6 @@ impl Lease {
         network: &Resource<Network>,
         subnets: &[std::sync::Arc<Resource<Subnet>>],
         server: &Resource<Port>,
-        name_servers: &[Ipv4Addr],
     ) -> Option<Self> {
         let ours = v4_addresses(server);
         let mut candidates = v4_addresses(port).into_iter().filter_map(|(subnet_id, address)| {
@@ -62,11 +66,13 @@ impl Lease {
             subnet: range,
             server,
             router,
-            name_servers: if named.is_empty() { name_servers.to_vec() } else { named },
+            name_servers: if named.is_empty() { vec![server] } else { named },
             mtu: network.spec.mtu,
             hostname: hostname(port, address),
             domain: domain(network),
             routes: routes(subnet, router, server),
+            extra: option::wired(&port.spec.extra_dhcp_opts),
+            boot_server: option::boot_server(&port.spec.extra_dhcp_opts),
         })
     }
 }

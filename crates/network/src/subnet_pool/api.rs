@@ -1,0 +1,155 @@
+//! Subnet pools as Neutron shows them.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use madang_http::Query;
+use madang_store::{Metadata, Resource, Tx};
+use serde_json::{Map, Value};
+
+use super::{SubnetPool, SubnetPoolSpec};
+use crate::{
+    api::{
+        attribute::{Attribute, Body},
+        convert,
+        failure::Stop,
+        resource::{Context, Exposed, Facts, add_missing, own_or_all},
+        view::View,
+    },
+    refusal::{self, Missing},
+};
+
+/// Neutron's least prefix of subnets cut from a pool.
+fn usual_min(is_v4: bool) -> u8 {
+    if is_v4 { 8 } else { 64 }
+}
+
+fn all_bits(is_v4: bool) -> u8 {
+    if is_v4 { 32 } else { 128 }
+}
+
+fn not_negative(value: &Value) -> Result<Value, String> {
+    if value.is_null() {
+        return Ok(Value::Null);
+    }
+    let number = convert::number(value)?;
+    match number.as_i64() {
+        Some(0..) => Ok(number),
+        _ => Err(format!("{} should be non-negative", convert::quoted(value))),
+    }
+}
+
+impl Exposed for SubnetPool {
+    const SINGULAR: &'static str = "subnetpool";
+    const PLURAL: &'static str = "subnetpools";
+    const MISSING: Missing = Missing::SubnetPool;
+    const ATTRIBUTES: &'static [Attribute] = &[
+        Attribute::new("name", convert::text).required(),
+        Attribute::new("prefixes", convert::prefixes).required(),
+        Attribute::new("min_prefixlen", not_negative),
+        Attribute::new("max_prefixlen", not_negative),
+        Attribute::new("default_prefixlen", not_negative),
+        Attribute::new("default_quota", not_negative),
+        Attribute::new("shared", convert::flag).guarded_flag().fixed(),
+        Attribute::new("is_default", convert::flag).guarded_flag(),
+        Attribute::shown("ip_version"),
+        Attribute::shown("address_scope_id"),
+    ];
+
+    fn facts(_: &Context, pool: &Resource<Self>) -> Facts {
+        Facts {
+            is_shared: pool.spec.is_shared,
+            ..Facts::of(pool.project())
+        }
+    }
+
+    fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
+        let mut found = own_or_all(context, query);
+        if !query.has("id") {
+            add_missing(&mut found, context.store.cache::<SubnetPool>().by("shared", "yes"));
+        }
+        found
+    }
+
+    fn view(_: &Context, pool: &Resource<Self>) -> Map<String, Value> {
+        let spec = &pool.spec;
+        View::of(pool, &spec.description, &spec.tags)
+            .with("name", spec.name.as_str())
+            .typed("prefixes", &spec.prefixes)
+            // Texts, as in Neutron.
+            .with("min_prefixlen", spec.min_prefixlen.to_string())
+            .with("max_prefixlen", spec.max_prefixlen.to_string())
+            .with("default_prefixlen", spec.default_prefixlen.to_string())
+            .with("default_quota", spec.default_quota)
+            .with("shared", spec.is_shared)
+            .with("is_default", spec.is_default)
+            .with("ip_version", spec.ip_version())
+            .with("address_scope_id", Value::Null)
+            .done()
+    }
+
+    fn build(_: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+        let prefixes: Vec<IpNet> = body.typed("prefixes")?.unwrap_or_default();
+        let is_v4 = prefixes.first().is_none_or(|prefix| prefix.addr().is_ipv4());
+        let min_prefixlen = bits(body, "min_prefixlen")?.unwrap_or(usual_min(is_v4));
+        let mut spec = SubnetPoolSpec {
+            name: String::new(),
+            description: String::new(),
+            prefixes,
+            min_prefixlen,
+            max_prefixlen: all_bits(is_v4),
+            default_prefixlen: min_prefixlen,
+            default_quota: None,
+            is_shared: false,
+            is_default: false,
+            tags: Vec::new(),
+        };
+        body.set_flag("shared", &mut spec.is_shared);
+        fill(&mut spec, body)?;
+        Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
+    }
+
+    fn change(_: &Context, tx: &mut Tx<'_>, old: &Resource<Self>, body: &Body) -> Result<Arc<Resource<Self>>, Stop> {
+        let mut new = old.clone();
+        fill(&mut new.spec, body)?;
+        // A default that was the old least one follows it.
+        let follows = !body.has("default_prefixlen") && old.spec.default_prefixlen == old.spec.min_prefixlen;
+        if follows {
+            new.spec.default_prefixlen = new.spec.min_prefixlen;
+        }
+        Ok(tx.update(old, new)?)
+    }
+}
+
+fn bits(body: &Body, name: &'static str) -> Result<Option<u8>, Stop> {
+    let Some(number) = body.number(name) else {
+        return Ok(None);
+    };
+    let bits = u8::try_from(number).ok().filter(|bits| *bits <= 128);
+    let message = || format!("Prefix '{number}' not supported in a subnet pool.");
+    Ok(Some(bits.ok_or_else(|| {
+        refusal::bad("UnsupportedMinSubnetPoolPrefix", message())
+    })?))
+}
+
+fn fill(spec: &mut SubnetPoolSpec, body: &Body) -> Result<(), Stop> {
+    body.set_text("name", &mut spec.name);
+    body.set_text("description", &mut spec.description);
+    body.set_flag("is_default", &mut spec.is_default);
+    if body.has("prefixes") {
+        body.set("prefixes", &mut spec.prefixes)?;
+    }
+    for (name, to) in [
+        ("min_prefixlen", &mut spec.min_prefixlen),
+        ("max_prefixlen", &mut spec.max_prefixlen),
+        ("default_prefixlen", &mut spec.default_prefixlen),
+    ] {
+        if let Some(bits) = bits(body, name)? {
+            *to = bits;
+        }
+    }
+    if body.has("default_quota") {
+        spec.default_quota = body.number("default_quota").and_then(|quota| u64::try_from(quota).ok());
+    }
+    Ok(())
+}
