@@ -7,6 +7,7 @@
 mod config_drive;
 mod filing;
 mod heartbeat;
+mod interfaces;
 mod orphans;
 mod plan;
 mod slots;
@@ -99,7 +100,9 @@ pub fn run(store: &Store, options: AgentOptions, group: &TaskGroup) {
                 .collect()
         })
         .watch::<Port>(store, move |change| {
-            change.new.iter().filter_map(|port| of_port.server_of(port)).collect()
+            // Also that of the server it was taken from.
+            let ports = change.old.iter().chain(&change.new);
+            ports.filter_map(|port| of_port.server_of(port)).collect()
         });
     let (of_attachment, of_volume) = (Arc::clone(&agent), Arc::clone(&agent));
     let controller = controller
@@ -216,7 +219,12 @@ impl Agent {
         };
         let seen = driver.state(server.metadata.uid).await?;
         match plan::plan(&server, &seen) {
-            Step::Nothing => self.follow_volumes(&server, driver, &seen).await,
+            Step::Nothing => {
+                if matches!(seen, State::Running { .. }) {
+                    self.follow_interfaces(&server, driver).await?;
+                }
+                self.follow_volumes(&server, driver, &seen).await
+            }
             Step::Start => self.start_as(&server, driver, filing::active).await,
             Step::Stop => {
                 driver.stop(server.metadata.uid, Some(GRACE)).await?;
@@ -303,6 +311,7 @@ impl Agent {
                     if let Some(base) = &base {
                         server.status.base = Some(base.clone());
                     }
+                    server.status.interfaces = Some(interfaces::all(&ports));
                     change(server);
                 })
                 .await

@@ -18,7 +18,12 @@ use madang_store::{ErrorKind, Store, StoreError};
 pub use policy::POLICY;
 
 use crate::{
-    aggregate, console::Consoles, flavor, group, keypair, quota, reach::Reach, server, server::control::Options,
+    aggregate,
+    console::{self, Consoles},
+    flavor, group, keypair, quota,
+    reach::Reach,
+    server,
+    server::control::Options,
 };
 
 /// The newest microversion spoken.
@@ -77,8 +82,15 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
                 .put(server::tags::add)
                 .delete(server::tags::remove),
         )
-        .route("/servers/{id}/os-interface", get(server::interfaces::list))
-        .route("/servers/{id}/os-interface/{port}", get(server::interfaces::show))
+        .route(
+            "/servers/{id}/os-interface",
+            get(server::interfaces::list).post(server::interfaces::attach),
+        )
+        .route(
+            "/servers/{id}/os-interface/{port}",
+            get(server::interfaces::show).delete(server::interfaces::detach),
+        )
+        .route("/servers/{id}/remote-consoles", post(console::api::create))
         .route(
             "/servers/{id}/os-security-groups",
             get(server::interfaces::security_groups),
@@ -153,7 +165,9 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/os-assisted-volume-snapshots/{id}",
             delete(server::api::external::delete_snapshot),
         )
+        .route("/os-console-auth-tokens/{token}", get(console::api::token))
         .route("/extensions", get(versions::extensions));
+    let door = console::door::router(api.clone());
     let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
     let v21 = microversions.wrap(authenticated.merge(Router::new().route("/", any(versions::v21))));
@@ -161,7 +175,8 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route("/", get(versions::all))
         // Nested routes have no slash at their end, and clients ask with it.
         .route("/v2.1/", get(versions::v21))
-        .nest("/v2.1", v21);
+        .nest("/v2.1", v21)
+        .merge(door);
     Face::new("compute", Shape::Nova)
         .request_id_alias("x-compute-request-id")
         .wrap(all, metrics)

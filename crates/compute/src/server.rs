@@ -19,6 +19,7 @@ pub mod asked;
 pub mod control;
 pub mod create;
 pub mod departed;
+pub mod hardware;
 pub mod interfaces;
 pub mod metadata;
 pub mod migration;
@@ -196,6 +197,10 @@ pub struct ServerStatus {
     /// Its place among the host's workloads, from which its user id there follows.
     #[serde(default)]
     pub slot: Option<u32>,
+    /// The ports whose interfaces its guest has; not known of servers that were started before this was kept. Written by
+    /// the agent.
+    #[serde(default)]
+    pub interfaces: Option<BTreeSet<Uuid>>,
     /// How often the agent has tried to start it without success.
     #[serde(default)]
     pub attempts: u32,

@@ -9,7 +9,7 @@ use madang_network::{Network, Port, Subnet};
 use madang_store::{Resource, Store};
 
 use super::{Agent, config_drive};
-use crate::server::{Base, Server, volumes};
+use crate::server::{Base, Server, hardware, volumes};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -52,7 +52,7 @@ impl Agent {
             uid,
             config_drive,
             disks: self.disks(server)?,
-            hardware: Hardware::default(),
+            hardware: self.hardware(server)?,
             rescue: self.rescuer(server).await?,
         })
     }
@@ -159,6 +159,23 @@ impl Agent {
         })
     }
 
+    /// What its machine is built of; containers are built of nothing.
+    fn hardware(&self, server: &Resource<Server>) -> Result<Hardware, DriverError> {
+        if server.spec.driver != "qemu" {
+            return Ok(Hardware::default());
+        }
+        let id = server.spec.image.as_deref();
+        let image = id.and_then(|id| self.store.cache::<madang_image::Image>().by_name(id));
+        let nothing = hardware::Properties::new();
+        let properties = image.as_ref().map_or(&nothing, |image| &image.spec.properties);
+        let is_iso = image
+            .as_ref()
+            .is_some_and(|image| image.spec.disk_format == Some(madang_image::DiskFormat::Iso));
+        let flavor = &server.spec.flavor;
+        let built = hardware::of(properties, is_iso, &flavor.extra_specs, flavor.vcpus, flavor.ram_mb);
+        built.map_err(|unfit| DriverError::Broken(unfit.to_string()))
+    }
+
     async fn image(&self, id: &str) -> Result<CachedImage, DriverError> {
         self.options.images.fetch(id).await.map_err(|error| match error {
             // Its source says what is wrong with the bytes; the chain is shown to the user.
@@ -167,7 +184,7 @@ impl Agent {
         })
     }
 
-    fn nic(&self, port: &Resource<Port>) -> Result<Nic, DriverError> {
+    pub(super) fn nic(&self, port: &Resource<Port>) -> Result<Nic, DriverError> {
         let device = port.status.device.clone();
         let device = device.ok_or_else(|| DriverError::Host(format!("port {} has no device yet", port.name())))?;
         let subnets = self.store.cache::<Subnet>();

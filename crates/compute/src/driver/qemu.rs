@@ -21,6 +21,7 @@ mod arguments;
 mod console;
 mod devices;
 mod disk;
+mod firmware;
 mod hotplug;
 mod job;
 mod launch;

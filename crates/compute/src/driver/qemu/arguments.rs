@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use madang_host::{
     acceleration::{Acceleration, Probe},
-    workload::{DiskBus, DiskFormat, DiskKind, Root, Video, Workload},
+    workload::{DiskBus, DiskFormat, DiskKind, Firmware, Root, Video, Workload},
 };
 use serde_json::{Value, json};
 
@@ -46,6 +46,10 @@ pub(super) struct Descriptors {
     pub rescue: Vec<(Layer, RawFd)>,
     /// Those of the disks beside the root, in their order.
     pub disks: Vec<Vec<(Layer, RawFd)>>,
+    /// Those of an installer's compact disc.
+    pub cdrom: Vec<(Layer, RawFd)>,
+    /// UEFI's code and what it keeps.
+    pub firmware: Vec<(Layer, RawFd)>,
     /// The config drive, read-only.
     pub config_drive: Option<RawFd>,
     /// Kernel and initial ramdisk.
@@ -117,11 +121,23 @@ impl Arguments {
             .or(hardware.machine_type.as_deref())
             .unwrap_or(BOARD);
         let sata = if has_sata(workload) { "on" } else { "off" };
+        let (is_secure, flash) = match hardware.firmware {
+            Firmware::Bios => (false, String::new()),
+            Firmware::Uefi { is_secure } => (is_secure, ",pflash0=firmware,pflash1=firmware-vars".to_owned()),
+        };
+        // Only the firmware writes what it keeps, in a mode that the guest has no way into.
+        let smm = if is_secure { "on" } else { "off" };
         let without = match is_modern(board) {
-            true => format!("smm=off,vmport=off,hpet=off,sata={sata},smbus=off"),
+            true => format!("smm={smm},vmport=off,hpet=off,sata={sata},smbus=off"),
             false => "smm=off,vmport=off,hpet=off".to_owned(),
         };
-        self.add("-machine", format!("{board},{without}"));
+        self.add("-machine", format!("{board},{without}{flash}"));
+        if is_secure {
+            self.add("-global", "driver=cfi.pflash01,property=secure,value=on");
+        }
+        for layer in &fds.firmware {
+            self.layers(std::slice::from_ref(layer));
+        }
         match (probe.acceleration, fds.kvm) {
             (Acceleration::Kvm, Some(fd)) => {
                 let device = self.add_set(fd);
@@ -161,6 +177,12 @@ impl Arguments {
             "-smp",
             format!("cpus={vcpus},sockets={sockets},cores={cores},threads={threads}"),
         );
+        for (node, numa) in (0..).zip(&workload.hardware.numa) {
+            let size = numa.memory_mib;
+            self.add("-object", format!("memory-backend-ram,id=memory{node},size={size}M"));
+            let cpus: String = numa.cpus.iter().map(|cpu| format!(",cpus={cpu}")).collect();
+            self.add("-numa", format!("node,nodeid={node},memdev=memory{node}{cpus}"));
+        }
     }
 
     fn confine(&mut self) {
@@ -261,6 +283,10 @@ impl Arguments {
                 boot,
             );
         }
+        if let Some(node) = self.layers(&fds.cdrom) {
+            // An empty disk does not boot, an installed one does.
+            self.disk(DiskBus::Sata, DiskKind::Cdrom, "cdrom", &node, "installer", Some(2));
+        }
         if let Some(fd) = fds.config_drive {
             let layer = Layer::file("config", DiskFormat::Raw, true);
             if let Some(node) = self.layers(&[(layer, fd)]) {
@@ -336,7 +362,9 @@ fn is_modern(board: &str) -> bool {
 
 fn has_sata(workload: &Workload) -> bool {
     let is = |bus| matches!(bus, DiskBus::Sata | DiskBus::Ide);
-    is(workload.hardware.disk_bus) || workload.disks.iter().any(|disk| is(disk.bus))
+    is(workload.hardware.disk_bus)
+        || workload.hardware.root_kind == DiskKind::Cdrom
+        || workload.disks.iter().any(|disk| is(disk.bus))
 }
 
 #[cfg(test)]
@@ -428,6 +456,40 @@ mod tests {
         }
         assert!(!line.contains("/images/"), "QEMU opens nothing by its path");
         assert!(!line.contains("config-file"), "there is no config drive");
+    }
+
+    #[test]
+    fn hardware_is_built_as_asked() {
+        let mut workload = workload();
+        workload.hardware = Hardware {
+            machine_type: Some("pc".into()),
+            firmware: Firmware::Uefi { is_secure: false },
+            root_kind: DiskKind::Cdrom,
+            video: Video::None,
+            is_without_rng: true,
+            numa: vec![madang_host::workload::NumaNode {
+                cpus: vec![0, 1],
+                memory_mib: 512,
+            }],
+            ..Hardware::default()
+        };
+        let fds = Descriptors {
+            cdrom: vec![(Layer::file("base", DiskFormat::Raw, true), 6)],
+            agent: Some(8),
+            ..Descriptors::default()
+        };
+        let devices = Devices::default().plan(&workload).unwrap();
+        let line = arguments(&workload, &devices, &probe(Acceleration::Tcg), &fds).join(" ");
+        for part in [
+            "-machine pc,smm=off,vmport=off,hpet=off,pflash0=firmware,pflash1=firmware-vars",
+            "pci-bridge,id=hot",
+            "\"driver\":\"ide-cd\",\"bus\":\"ide.0\"",
+            "node,nodeid=0,memdev=memory0,cpus=0,cpus=1",
+            "name=org.qemu.guest_agent.0",
+        ] {
+            assert!(line.contains(part), "`{part}` is missing from\n{line}");
+        }
+        assert!(!line.contains("VGA") && !line.contains("rng"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use nix::libc;
 use serde_json::json;
 
 use super::record::partial;
+use crate::driver::blank;
 
 /// Making a layer writes 200 KiB; only a dead disk takes longer.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ pub(super) async fn ensure(
     }
     let disk = dir.join(name);
     if disk.exists() {
-        return grow(&disk, base, format, size_bytes).await;
+        return grow(&disk, Some((base, format)), size_bytes).await;
     }
     let partial = partial(dir, name);
     let made = Command::new("qemu-img")
@@ -71,19 +72,38 @@ pub(super) async fn ensure(
     fs::rename(&partial, &disk).map_err(DriverError::io(format!("rename {}", partial.display())))
 }
 
+/// Makes an empty disk in `dir` unless it is there.
+pub(super) async fn ensure_empty(dir: &Path, name: &str, size_bytes: u64) -> Result<(), DriverError> {
+    let disk = dir.join(name);
+    if disk.exists() {
+        return grow(&disk, None, size_bytes).await;
+    }
+    let partial = partial(dir, name);
+    fs::write(&partial, blank::qcow2(size_bytes))
+        .and_then(|()| fs::rename(&partial, &disk))
+        .map_err(DriverError::io(format!("write {}", disk.display())))
+}
+
+/// How `qemu-img` is told of a layer and what it stands on: its own header was in the hands of its machine.
+fn described(layer: &Path, base: Option<(&Path, DiskFormat)>, is_read_only: bool) -> String {
+    let file =
+        |path: &Path, is_read_only: bool| json!({ "driver": "file", "filename": path, "read-only": is_read_only });
+    let below =
+        base.map(|(base, format)| json!({ "driver": format.as_str(), "read-only": true, "file": file(base, true) }));
+    let options = json!({
+        "driver": "qcow2", "read-only": is_read_only, "file": file(layer, is_read_only), "backing": below,
+    });
+    format!("json:{options}")
+}
+
 /// Makes a layer as big as wanted; one that is bigger stays so.
-async fn grow(disk: &Path, base: &Path, format: DiskFormat, size_bytes: u64) -> Result<(), DriverError> {
+async fn grow(disk: &Path, base: Option<(&Path, DiskFormat)>, size_bytes: u64) -> Result<(), DriverError> {
     if size(disk)? >= size_bytes {
         return Ok(());
     }
-    // What it stands on is said here: its own header was in the hands of its machine.
-    let options = json!({
-        "driver": "qcow2", "file": { "driver": "file", "filename": disk },
-        "backing": { "driver": format.as_str(), "file": { "driver": "file", "filename": base } },
-    });
     let resized = Command::new("qemu-img")
         .args(["resize", "-q"])
-        .arg(format!("json:{options}"))
+        .arg(described(disk, base, false))
         .arg(size_bytes.to_string())
         .limit(libc::RLIMIT_AS, CHILD_BYTES)
         .if_missing(REMEDY)
@@ -93,18 +113,11 @@ async fn grow(disk: &Path, base: &Path, format: DiskFormat, size_bytes: u64) -> 
 }
 
 /// Copies a stopped machine's disk into a new image that stands alone.
-pub(super) async fn convert(layer: &Path, base: &Path, format: DiskFormat, into: &Path) -> Result<(), DriverError> {
+pub(super) async fn convert(layer: &Path, base: Option<(&Path, DiskFormat)>, into: &Path) -> Result<(), DriverError> {
     size(layer)?;
-    let options = json!({
-        "driver": "qcow2", "read-only": true, "file": { "driver": "file", "filename": layer, "read-only": true },
-        "backing": {
-            "driver": format.as_str(), "read-only": true,
-            "file": { "driver": "file", "filename": base, "read-only": true },
-        },
-    });
     let converted = Command::new("qemu-img")
         .args(["convert", "-q", "-O", "qcow2"])
-        .arg(format!("json:{options}"))
+        .arg(described(layer, base, true))
         .arg(into)
         .limit(libc::RLIMIT_AS, CHILD_BYTES)
         .if_missing(REMEDY)

@@ -16,7 +16,7 @@ use madang_host::{
     netns::Netns,
     process::{Command, Stdio},
     tap,
-    workload::{DiskFormat, DriverError, Root, Workload},
+    workload::{DiskFormat, DiskKind, DriverError, Firmware, Root, Workload},
 };
 use nix::libc;
 
@@ -24,7 +24,7 @@ use super::{
     Host,
     arguments::{self, Descriptors, TRANSLATED_MIB},
     devices::Devices,
-    disk, hotplug,
+    disk, firmware, hotplug,
     layer::{self, Layer},
     machine::{Machine, Phase},
     record::{self, AGENT, DISK, ERRORS, End, MEMORY, MONITOR, RESCUE, Record},
@@ -167,7 +167,26 @@ async fn start_as(
 
 /// Everything it boots from and has as disks.
 async fn open_disks(fds: &mut Descriptors, opened: &mut Opened, workload: &Workload) -> Result<(), DriverError> {
-    let dir = &workload.dir;
+    let (dir, hardware) = (&workload.dir, &workload.hardware);
+    if let Firmware::Uefi { is_secure } = hardware.firmware {
+        let (code, vars) = firmware::prepare(dir, is_secure)?;
+        fds.firmware = vec![
+            (
+                Layer::file("firmware", DiskFormat::Raw, true),
+                opened.file(&code, false)?,
+            ),
+            (
+                Layer::file("firmware-vars", DiskFormat::Raw, false),
+                opened.file(&vars, true)?,
+            ),
+        ];
+    }
+    if hardware.tpm.is_some() {
+        return Err(DriverError::Unsupported {
+            driver: "qemu",
+            action: "give a machine a trusted platform module yet",
+        });
+    }
     match &workload.root {
         Root::Container { .. } => {
             return Err(DriverError::Unsupported {
@@ -177,6 +196,17 @@ async fn open_disks(fds: &mut Descriptors, opened: &mut Opened, workload: &Workl
         }
         Root::Attached if workload.disks.is_empty() => {
             return Err(DriverError::Broken("it has no disk to boot from".into()));
+        }
+        Root::Disk {
+            base,
+            format,
+            size_bytes,
+            ..
+        } if hardware.root_kind == DiskKind::Cdrom => {
+            disk::ensure_empty(dir, DISK, *size_bytes).await?;
+            let layer = Layer::file("disk", DiskFormat::Qcow2, false);
+            fds.root = vec![(layer, opened.file(&dir.join(DISK), true)?)];
+            fds.cdrom = vec![(Layer::file("base", *format, true), opened.file(base, false)?)];
         }
         root => fds.root = opened.root(dir, root, DISK, ["base", "disk"]).await?,
     }
@@ -226,10 +256,15 @@ fn limits(workload: &Workload, acceleration: Acceleration) -> Limits {
         0
     };
     let vcpus = u64::from(workload.vcpus);
+    let cpus = match workload.hardware.cpu_quota {
+        // Nova's quota is that of each processor.
+        Some((quota, period)) => f64::from(workload.vcpus) * quota as f64 / period.max(1) as f64,
+        None => f64::from(workload.vcpus) + OVERHEAD_CPUS,
+    };
     Limits {
         memory_bytes: Some(workload.memory_bytes + workload.memory_bytes / 16 + OVERHEAD_BYTES + translated),
-        cpus: Some(f64::from(workload.vcpus) + OVERHEAD_CPUS),
-        cpu_shares: Some(1024 * vcpus),
+        cpus: Some(cpus),
+        cpu_shares: Some(workload.hardware.cpu_shares.unwrap_or(1024 * vcpus)),
         processes: Some(vcpus + OVERHEAD_THREADS),
     }
 }

@@ -28,6 +28,8 @@ pub(super) const AGENT: &str = "agent.sock";
 pub(super) const DEVICES: &str = "devices.json";
 /// The layer of the disk it boots from for once.
 pub(super) const RESCUE: &str = "rescue.qcow2";
+/// What its UEFI firmware keeps.
+pub(super) const UEFI_VARS: &str = "uefi-vars.fd";
 /// The memory of a suspended machine.
 pub(super) const MEMORY: &str = "memory";
 /// The memory while a machine is being made to go on with it: nobody may use it a second time.
@@ -193,9 +195,10 @@ pub(super) fn remove_all(dir: &Path) -> Result<(), DriverError> {
         RESCUE,
         MEMORY,
         MEMORY_USED,
+        UEFI_VARS,
     ];
     let files = files.map(str::to_owned);
-    let partials = [DISK, CONSOLE, RECORD, DEVICES, RESCUE, MEMORY].map(partial);
+    let partials = [DISK, CONSOLE, RECORD, DEVICES, RESCUE, MEMORY, UEFI_VARS].map(partial);
     for name in files.into_iter().chain(partials).chain([RECORD.to_owned()]) {
         match fs::remove_file(dir.join(&name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use madang_host::workload::{DiskFormat, DriverError, Root, Workload};
+use madang_host::workload::{DiskFormat, DiskKind, DriverError, Root, Workload};
 
 use super::{agent, disk, hotplug, job, layer::Layer, machine::Machine, record::DISK};
 use crate::driver::blank;
@@ -34,7 +34,12 @@ pub(super) async fn take(machine: Option<&Machine>, workload: &Workload, into: &
     };
     match machine {
         Some(machine) => copy_running(machine, workload, *size_bytes, into).await,
-        None => disk::convert(&workload.dir.join(DISK), base, *format, into).await,
+        None => {
+            // An installer's disk stands alone.
+            let is_empty = workload.hardware.root_kind == DiskKind::Cdrom;
+            let below = (!is_empty).then_some((base.as_path(), *format));
+            disk::convert(&workload.dir.join(DISK), below, into).await
+        }
     }
 }
 

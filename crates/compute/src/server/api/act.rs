@@ -91,6 +91,9 @@ pub async fn act(
     };
     match action.as_str() {
         "os-getConsoleOutput" => console(&act).await,
+        "os-getVNCConsole" | "os-getSerialConsole" | "os-getSPICEConsole" | "os-getRDPConsole" => {
+            crate::console::api::act(&api, &caller, version, &id, &info, action, arguments)
+        }
         "rebuild" => roots::rebuild(&act).await,
         "rescue" => roots::rescue(&act).await,
         "createImage" => roots::create_image(&act).await,
@@ -164,16 +167,7 @@ async fn plain(act: &Act<'_>, action: &str) -> Result<(), Failure> {
 }
 
 /// Nova's actions that are not served.
-const NOT_HERE: &[&str] = &[
-    "addFixedIp",
-    "addFloatingIp",
-    "os-getRDPConsole",
-    "os-getSPICEConsole",
-    "os-getSerialConsole",
-    "os-getVNCConsole",
-    "removeFixedIp",
-    "removeFloatingIp",
-];
+const NOT_HERE: &[&str] = &["addFixedIp", "addFloatingIp", "removeFixedIp", "removeFloatingIp"];
 
 async fn set_group(act: &Act<'_>, is_member: bool) -> Result<(), Failure> {
     let rule_name = if is_member { "add" } else { "remove" };

@@ -28,6 +28,7 @@ use crate::{
     server::{
         ServerKey,
         create::{CreateServers, NicRequest},
+        hardware,
         view::links_of,
         volumes::mapping,
     },
@@ -323,6 +324,13 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         true => None,
         false => Some(image(store, caller, project, &server, &flavor)?),
     };
+    if let Some(image) = image.as_ref().filter(|image| !image.spec.is_container()) {
+        let size = &flavor.spec;
+        let is_iso = image.spec.disk_format == Some(madang_image::DiskFormat::Iso);
+        let (properties, specs) = (&image.spec.properties, &size.extra_specs);
+        hardware::of(properties, is_iso, specs, size.vcpus, size.ram_mb)
+            .map_err(|unfit| Failure::invalid(unfit.to_string()))?;
+    }
     let (min_count, max_count) = counts(&server)?;
     let nics = nics(store, caller, project, server.networks)?;
     if max_count > 1 && nics.iter().any(|nic| matches!(nic, NicRequest::Port { .. })) {

@@ -248,3 +248,44 @@ async fn a_bigger_flavor_has_a_bigger_disk() {
     }
     fixture.finish().await;
 }
+
+#[tokio::test]
+async fn an_installer_boots_from_its_disc_beside_an_empty_disk() {
+    let fixture = Fixture::new().await;
+    let mut workload = fixture.workload().await;
+    // No real one: its firmware finds nothing to boot on it, and the disk is as big as asked.
+    workload.hardware.root_kind = DiskKind::Cdrom;
+    fixture.driver.start(&workload).await.unwrap();
+    assert_eq!(disk::size(&workload.dir.join(record::DISK)).unwrap(), 8 * MIB);
+    let usage = fixture.driver.usage(workload.id).await.unwrap();
+    assert!(usage.disks.iter().any(|disk| disk.id == workload.id));
+    fixture.driver.stop(workload.id, None).await.unwrap();
+    let copy = fixture.image(workload.id).with_file_name("installed.qcow2");
+    fixture.driver.snapshot(&workload, &copy).await.unwrap();
+    assert_eq!(content(&copy).len() as u64, 8 * MIB);
+    fixture.finish().await;
+}
+
+/// OVMF says on the serial line what it tries; without it the reason is told.
+#[tokio::test]
+async fn uefi_firmware_starts_or_says_what_is_missing() {
+    let fixture = Fixture::new().await;
+    let mut workload = fixture.workload().await;
+    workload.hardware.firmware = madang_host::workload::Firmware::Uefi { is_secure: false };
+    match fixture.driver.start(&workload).await {
+        Ok(()) => {
+            let vars = workload.dir.join(record::UEFI_VARS);
+            assert!(vars.exists());
+            for _ in 0..1800 {
+                let console = fixture.driver.console(workload.id, 1 << 16).await.unwrap();
+                if String::from_utf8_lossy(&console).contains("BdsDxe") {
+                    return fixture.finish().await;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            panic!("the firmware never looked for something to boot");
+        }
+        Err(error) => assert!(error.to_string().contains("apt-get install ovmf"), "{error}"),
+    }
+    fixture.finish().await;
+}

@@ -1,0 +1,159 @@
+//! Interfaces that come to a server and go: one transaction each, in which the port is made or taken and bound to the
+//! server's host. The network's agent wires it, the server's agent brings it to the guest; both see the port change.
+
+use std::{net::IpAddr, sync::Arc};
+
+use madang_host::workload::Attachment;
+use madang_http::Failure;
+use madang_identity::Caller;
+use madang_network::{FixedIp, Network, Port, PortSpec};
+use madang_store::{ErrorKind, Metadata, Rejection, Resource, Store, StoreError, Tx};
+
+use crate::{
+    Phase, Server,
+    server::{state, verbs::check_lock},
+};
+
+/// What is to come.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// A new port.
+    Network {
+        /// On this network.
+        network: Arc<Resource<Network>>,
+        /// With this address; any when none.
+        address: Option<IpAddr>,
+    },
+    /// A port that is there already and free.
+    Port(Arc<Resource<Port>>),
+}
+
+/// Where interfaces may come and go. Source: Nova's `attach_interface`.
+const STATES: &[Phase] = &[Phase::Active, Phase::Paused, Phase::Stopped];
+
+/// Adds an interface and says which port it is.
+///
+/// # Errors
+/// `Conflict` in a state without, when it is locked, when the port or the address is taken; what the rules of ports say.
+pub async fn attach(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    wanted: &Wanted,
+    tag: Option<&str>,
+) -> Result<Arc<Resource<Port>>, Failure> {
+    may(caller, server, "attach_interface")?;
+    if server.spec.driver == "oci" {
+        let message = format!(
+            "Instance {} is a container: its interfaces are given when it is made",
+            server.name()
+        );
+        return Err(Failure::invalid(message));
+    }
+    let attached = store
+        .transact(caller.cause(), |tx| attach_in(tx, server, wanted, tag))
+        .await;
+    attached.map_err(crate::api::failure)
+}
+
+fn attach_in(
+    tx: &mut Tx<'_>,
+    server: &Resource<Server>,
+    wanted: &Wanted,
+    tag: Option<&str>,
+) -> Result<Arc<Resource<Port>>, StoreError> {
+    // As it is now: it may have moved, or be going.
+    let now = tx.get::<Server>(&server.key());
+    let server = now
+        .filter(|server| !server.metadata.is_deleting())
+        .ok_or_else(|| StoreError::NotFound { key: server.key() })?;
+    let take = |spec: &mut PortSpec| {
+        spec.device_id = server.name().to_owned();
+        spec.device_owner = format!("compute:{}", server.spec.availability_zone.as_deref().unwrap_or("nova"));
+        spec.binding_host = server.status.host.clone();
+        spec.attachment = Attachment::Tap;
+        spec.device_tag = tag.map(str::to_owned);
+        // After all that were there before; the same twice is told apart by age.
+        spec.device_index = LAST;
+    };
+    match wanted {
+        Wanted::Network { network, address } => {
+            let mut metadata = Metadata::with_id(server.project());
+            metadata.owners = vec![server.as_owner()];
+            let mut spec = PortSpec::on(network.name());
+            take(&mut spec);
+            spec.dns_name.clone_from(&server.spec.hostname);
+            spec.fixed_ips = address
+                .iter()
+                .map(|ip| FixedIp {
+                    subnet_id: String::new(),
+                    ip_address: *ip,
+                })
+                .collect();
+            tx.create(Resource::<Port>::new(metadata, spec))
+        }
+        Wanted::Port(port) => {
+            let port = tx
+                .get::<Port>(&port.key())
+                .ok_or_else(|| StoreError::NotFound { key: port.key() })?;
+            if !port.spec.device_id.is_empty() {
+                let message = format!("Port {} is still in use.", port.name());
+                return Err(Rejection::new(ErrorKind::Conflict, "PortInUse", message).into());
+            }
+            let mut taken = (*port).clone();
+            take(&mut taken.spec);
+            tx.update(&port, taken)
+        }
+    }
+}
+
+/// The place of interfaces that came later.
+const LAST: u32 = 1 << 16;
+
+/// Takes an interface away: a port made for the server goes, another one is free again.
+///
+/// # Errors
+/// `Conflict` in a state without and when it is locked; `NotFound` when the port is gone.
+pub async fn detach(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    port: &Resource<Port>,
+) -> Result<(), Failure> {
+    may(caller, server, "detach_interface")?;
+    let is_own = port
+        .metadata
+        .owners
+        .iter()
+        .any(|owner| owner.uid == server.metadata.uid);
+    let detached = store.transact(caller.cause(), |tx| {
+        let now = tx
+            .get::<Port>(&port.key())
+            .filter(|port| port.spec.device_id == server.name())
+            .ok_or_else(|| StoreError::NotFound { key: port.key() })?;
+        if is_own {
+            return tx.delete::<Port>(&now).map(drop);
+        }
+        let mut free = (*now).clone();
+        free.spec.device_id.clear();
+        free.spec.device_owner.clear();
+        free.spec.binding_host = None;
+        free.spec.device_tag = None;
+        free.spec.device_index = 0;
+        tx.update(&now, free).map(drop)
+    });
+    detached.await.map_err(crate::api::failure)
+}
+
+fn may(caller: &Caller, server: &Resource<Server>, verb: &str) -> Result<(), Failure> {
+    check_lock(caller, server)?;
+    let now = state::of(server);
+    if STATES.contains(&server.status.phase) && !server.metadata.is_deleting() {
+        return Ok(());
+    }
+    Err(Failure::conflict(format!(
+        "Cannot '{verb}' instance {} while it is in vm_state {}",
+        server.name(),
+        now.vm_state
+    )))
+}
