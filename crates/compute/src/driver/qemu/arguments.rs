@@ -449,8 +449,9 @@ mod tests {
             "-kernel /proc/self/fd/8 -append console=ttyS0, x",
             "tap,id=net-00000000-0000-0000-0000-000000000000,fd=9",
             "\"bus\":\"hot\",\"addr\":\"0x1\"",
-            "\"mac\":\"fa:16:3e:00:01:ff\",\"host_mtu\":1450",
-            "-smp cpus=2,sockets=1,cores=2,threads=1 -m 524288k",
+            "\"mac\":\"fa:16:3e:00:01:ff\",\"romfile\":\"\",\"host_mtu\":1450",
+            "-cpu host -smp cpus=2,sockets=1,cores=2,threads=1",
+            "-m 524288k",
         ] {
             assert!(line.contains(part), "`{part}` is missing from\n{line}");
         }
@@ -499,9 +500,9 @@ mod tests {
             ..Descriptors::default()
         };
         assert!(
-            line(&probe(Acceleration::Kvm), &with).contains("-add-fd fd=11,set=11 -accel kvm,device=/dev/fdset/11")
+            line(&probe(Acceleration::Kvm), &with).contains("-add-fd fd=11,set=11 -accel kvm,device=/dev/fdset/11 ")
         );
-        assert!(line(&probe(Acceleration::Kvm), &Descriptors::default()).contains("-accel kvm -cpu host"));
+        assert!(line(&probe(Acceleration::Kvm), &Descriptors::default()).contains("-accel kvm -m "));
         assert!(line(&probe(Acceleration::Tcg), &with).contains("-accel tcg,"));
     }
 }
