@@ -1,8 +1,11 @@
 //! Nova's API over this crate's verbs: the router, its versions, and what all handlers share.
 
+mod extensions;
 mod hosts;
 pub(crate) mod input;
 mod policy;
+pub(crate) mod proxies;
+mod usage;
 mod versions;
 
 use std::sync::Arc;
@@ -30,6 +33,9 @@ use crate::{
 pub const NEWEST: Microversion = Microversion(2, 96);
 /// The oldest, and what a request without the header gets.
 pub const OLDEST: Microversion = Microversion(2, 1);
+
+/// What a request to `/v2` gets.
+const LEGACY: Microversion = Microversion(2, 0);
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -165,17 +171,23 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
             "/os-assisted-volume-snapshots/{id}",
             delete(server::api::external::delete_snapshot),
         )
-        .route("/os-console-auth-tokens/{token}", get(console::api::token))
-        .route("/extensions", get(versions::extensions));
+        .route("/os-console-auth-tokens/{token}", get(console::api::token));
     let door = console::door::router(api.clone());
     let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
+    // The API before microversions: the same calls in their oldest form.
+    let v2 = authenticated
+        .clone()
+        .merge(Router::new().route("/", any(versions::v2)))
+        .layer(axum::Extension(LEGACY));
     let v21 = microversions.wrap(authenticated.merge(Router::new().route("/", any(versions::v21))));
     let all = Router::new()
         .route("/", get(versions::all))
         // Nested routes have no slash at their end, and clients ask with it.
         .route("/v2.1/", get(versions::v21))
+        .route("/v2/", get(versions::v2))
         .nest("/v2.1", v21)
+        .nest("/v2", v2)
         .merge(door);
     Face::new("compute", Shape::Nova)
         .request_id_alias("x-compute-request-id")
@@ -187,12 +199,15 @@ fn around() -> Router<ComputeApi> {
     aggregate::api::routes()
         .merge(hosts::routes())
         .merge(quota::api::routes())
+        .merge(extensions::routes())
+        .merge(proxies::routes())
+        .merge(usage::routes())
 }
 
 /// Where the service is, as the client names it: what links start with.
 pub(crate) fn base(info: &RequestInfo) -> String {
     let url = info.url();
-    let end = url.find("/v2.1").unwrap_or(url.len());
+    let end = url.find("/v2").unwrap_or(url.len());
     url[..end].to_owned()
 }
 

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod seed;
 pub mod specs;
+mod validate;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,6 +3,8 @@
 
 #[path = "it/actions.rs"]
 mod actions;
+#[path = "it/around.rs"]
+mod around;
 #[path = "it/cloud.rs"]
 mod cloud;
 #[path = "it/groups.rs"]

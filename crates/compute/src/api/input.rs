@@ -5,7 +5,13 @@ use madang_http::{Failure, Form, Format, Microversion, Schema, parse_bool};
 use serde_json::{Value, json};
 
 /// Formats that JSON schema does not have and Nova's validator does.
-const FORMATS: &[(&str, Format)] = &[("name", is_name), ("az_name", is_zone_name), ("base64", is_base64)];
+const FORMATS: &[(&str, Format)] = &[
+    ("name", is_name),
+    ("az_name", is_zone_name),
+    ("base64", is_base64),
+    ("date-time", is_time),
+    ("regex", is_regex),
+];
 
 /// A body's schema, compiled.
 pub(crate) fn nova(schema: Value) -> Schema {
@@ -21,6 +27,16 @@ pub(crate) fn wrapped(member: &str, properties: Value, required: &[&str]) -> Val
     json!({
         "type": "object",
         "properties": { member: inner },
+        "required": [member],
+        "additionalProperties": false,
+    })
+}
+
+/// The schema of a body that is one member.
+pub(crate) fn of_one(member: &str, schema: Value) -> Value {
+    json!({
+        "type": "object",
+        "properties": { member: schema },
         "required": [member],
         "additionalProperties": false,
     })
@@ -116,6 +132,16 @@ fn is_name(text: &str) -> bool {
 
 fn is_zone_name(text: &str) -> bool {
     is_name(text) && !text.contains(':')
+}
+
+/// ISO 8601 in the forms that clients send; without a zone it is UTC.
+fn is_time(text: &str) -> bool {
+    let read = |text: &str| text.parse::<jiff::Timestamp>().is_ok();
+    read(text) || read(&format!("{text}Z")) || read(&format!("{text}T00:00:00Z"))
+}
+
+fn is_regex(text: &str) -> bool {
+    regex::Regex::new(text).is_ok()
 }
 
 /// Base64 as Nova takes it: line breaks do not matter.

@@ -1,38 +1,95 @@
-//! What clients read first: the versions, and the list of extensions that old clients ask for.
+//! The version documents that clients read first.
 
 use axum::response::Response;
 use http::StatusCode;
-use madang_http::{Failure, Microversion, RequestInfo, VersionDocument, json};
-use madang_identity::Caller;
-use serde_json::json;
+use madang_http::{RequestInfo, json};
+use serde_json::{Value, json};
 
-use super::{NEWEST, OLDEST, base};
+use super::{NEWEST, OLDEST};
 
-fn document(base: &str) -> VersionDocument {
-    let mut version = VersionDocument::new("v2.1", "CURRENT", format!("{base}/v2.1/"))
-        .media_type("application/vnd.openstack.compute+json;version=2.1");
-    version.version = Some(NEWEST.to_string());
-    version.min_version = Some(OLDEST.to_string());
-    // Nova's own date; clients show it and nothing more.
-    version.updated = Some("2013-07-23T11:33:21Z");
-    version
+/// The API without microversions, and the one with them.
+#[derive(Clone, Copy)]
+struct Version {
+    id: &'static str,
+    path: &'static str,
+    status: &'static str,
+    /// Nova's own date; clients show it and nothing more.
+    updated: &'static str,
+    media_type: &'static str,
+    has_microversions: bool,
+}
+
+const LEGACY: Version = Version {
+    id: "v2.0",
+    path: "v2",
+    status: "DEPRECATED",
+    updated: "2025-07-04T12:00:00Z",
+    media_type: "application/vnd.openstack.compute+json;version=2",
+    has_microversions: false,
+};
+
+const CURRENT: Version = Version {
+    id: "v2.1",
+    path: "v2.1",
+    status: "CURRENT",
+    updated: "2013-07-23T11:33:21Z",
+    media_type: "application/vnd.openstack.compute+json;version=2.1",
+    has_microversions: true,
+};
+
+impl Version {
+    /// The newest and the oldest microversion.
+    fn range(self) -> (String, String) {
+        if self.has_microversions {
+            (NEWEST.to_string(), OLDEST.to_string())
+        } else {
+            Default::default()
+        }
+    }
+
+    fn brief(self, base: &str) -> Value {
+        let (version, min_version) = self.range();
+        json!({
+            "id": self.id,
+            "status": self.status,
+            "version": version,
+            "min_version": min_version,
+            "updated": self.updated,
+            "links": [{ "rel": "self", "href": format!("{base}/{}/", self.path) }],
+        })
+    }
+
+    fn full(self, base: &str) -> Value {
+        let mut shown = self.brief(base);
+        let about = json!({ "rel": "describedby", "type": "text/html", "href": "http://docs.openstack.org/" });
+        if let Some(links) = shown["links"].as_array_mut() {
+            links.push(about);
+        }
+        shown["media-types"] = json!([{ "base": "application/json", "type": self.media_type }]);
+        shown
+    }
 }
 
 /// `GET /`: all versions.
 pub(super) async fn all(info: RequestInfo) -> Response {
-    let base = info.url();
-    json(
-        StatusCode::OK,
-        &json!({ "versions": [document(base.trim_end_matches('/'))] }),
-    )
+    let base = info.base_url();
+    let versions = [LEGACY, CURRENT].map(|version| version.brief(&base));
+    json(StatusCode::OK, &json!({ "versions": versions }))
 }
 
 /// `GET /v2.1/`: this version.
 pub(super) async fn v21(info: RequestInfo) -> Response {
-    json(StatusCode::OK, &json!({ "version": document(&base(&info)) }))
+    json(StatusCode::OK, &json!({ "version": CURRENT.full(&base(&info)) }))
 }
 
-/// `GET /extensions`: none. They became part of the API with 2.1 and tell nothing any more.
-pub(super) async fn extensions(_: Caller, _: Microversion) -> Result<Response, Failure> {
-    Ok(json(StatusCode::OK, &json!({ "extensions": [] })))
+/// `GET /v2/`: the version without microversions.
+pub(super) async fn v2(info: RequestInfo) -> Response {
+    json(StatusCode::OK, &json!({ "version": LEGACY.full(&base(&info)) }))
+}
+
+/// What stands before the version in the path.
+fn base(info: &RequestInfo) -> String {
+    let url = info.url();
+    let end = url.find("/v2").unwrap_or(url.len());
+    url[..end].to_owned()
 }

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use madang_http::{Failure, Form, Json, Schema, json};
+use madang_http::{Failure, Form, Json, Microversion, Schema, json};
 use madang_identity::Caller;
 use serde_json::{Value, json};
 
@@ -60,6 +60,7 @@ pub async fn list(State(api): State<ComputeApi>, caller: Caller, Path(id): Path<
 pub async fn merge(
     State(api): State<ComputeApi>,
     caller: Caller,
+    version: Microversion,
     Path(id): Path<String>,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
@@ -67,6 +68,9 @@ pub async fn merge(
     MERGE.check(&body)?;
     let specs = body["extra_specs"].as_object().into_iter().flatten();
     let specs: BTreeMap<String, String> = specs.map(|(key, value)| (key.clone(), text(value))).collect();
+    for (key, value) in &specs {
+        check_spec(version, key, value)?;
+    }
     edit(&api, &caller, &id, |flavor| flavor.extra_specs.extend(specs.clone())).await?;
     Ok(json(StatusCode::OK, &json!({ "extra_specs": specs })))
 }
@@ -91,6 +95,7 @@ pub async fn show(
 pub async fn set(
     State(api): State<ComputeApi>,
     caller: Caller,
+    version: Microversion,
     Path((id, key)): Path<(String, String)>,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
@@ -100,6 +105,7 @@ pub async fn set(
         .get(&key)
         .map(text)
         .ok_or_else(|| Failure::invalid("Request body and URI mismatch").at(&key))?;
+    check_spec(version, &key, &value)?;
     edit(&api, &caller, &id, |flavor| {
         _ = flavor.extra_specs.insert(key.clone(), value.clone())
     })
@@ -119,6 +125,14 @@ pub async fn remove(
     }
     edit(&api, &caller, &id, |flavor| _ = flavor.extra_specs.remove(&key)).await?;
     Ok(StatusCode::OK.into_response())
+}
+
+/// Since 2.86 names and values are checked.
+fn check_spec(version: Microversion, key: &str, value: &str) -> Result<(), Failure> {
+    if version >= Microversion(2, 86) {
+        return super::validate::check(key, value);
+    }
+    Ok(())
 }
 
 fn no_spec(id: &str, key: &str) -> Failure {

@@ -7,14 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
-use madang_http::{Failure, Form, Json, LimitRules, Microversion, PageQuery, Query, RequestInfo, Schema, json};
+use madang_http::{Failure, Json, LimitRules, Microversion, PageQuery, Query, RequestInfo, Schema, json};
 use madang_identity::Caller;
 use madang_store::{Delta, Key, Kind as _, Metadata, Resource, StoreError};
 use serde_json::{Value, json};
 
 use super::{Keypair, KeypairSpec, key};
 use crate::{
-    api::{ComputeApi, failure},
+    api::{ComputeApi, failure, input},
     quota,
     server::view::micros,
 };
@@ -80,10 +80,10 @@ pub async fn list(
 }
 
 fn schema(version: Microversion) -> &'static Schema {
-    static OLD: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, body_schema(1)));
-    static TYPED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, body_schema(2)));
-    static OWNED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, body_schema(10)));
-    static IMPORTED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, body_schema(92)));
+    static OLD: LazyLock<Schema> = LazyLock::new(|| input::nova(body_schema(1)));
+    static TYPED: LazyLock<Schema> = LazyLock::new(|| input::nova(body_schema(2)));
+    static OWNED: LazyLock<Schema> = LazyLock::new(|| input::nova(body_schema(10)));
+    static IMPORTED: LazyLock<Schema> = LazyLock::new(|| input::nova(body_schema(92)));
     match version {
         v if v >= Microversion(2, 92) => &IMPORTED,
         v if v >= Microversion(2, 10) => &OWNED,
@@ -100,7 +100,7 @@ fn body_schema(minor: u16) -> Value {
         "^[a-zA-Z0-9 _-]*$"
     };
     let mut properties = json!({
-        "name": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": pattern },
+        "name": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": pattern, "format": "name" },
         "public_key": { "type": "string" },
     });
     if minor >= 2 {

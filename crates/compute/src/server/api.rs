@@ -101,7 +101,7 @@ pub async fn detail(
     info: RequestInfo,
 ) -> Result<Response, Failure> {
     let page = selected(&api, &caller, version, &query, "os_compute_api:servers:detail")?;
-    let around = Surroundings::read(&api.store, base(&info));
+    let around = Surroundings::new(base(&info));
     let look = look(&caller, version, false);
     let items: Vec<_> = page
         .items
@@ -146,16 +146,19 @@ fn selected(
     rule: &str,
 ) -> Result<Page<Arc<Resource<Server>>>, Failure> {
     let filter = filter::Filter::read(caller, version, query, rule)?;
+    let (keys, sort_query) = filter::sortable(caller, version, query)?;
     let sort = SortKeys::from(
-        query,
-        filter::SORT_KEYS,
+        &sort_query,
+        &keys,
         &[("created_at", Direction::Descending), ("uuid", Direction::Descending)],
     )?;
     let page = PageQuery::from(query, LIMITS)?;
     let mut servers = filter.candidates(&api.store);
     // None is what a client asks for with 0, unlike everywhere else in OpenStack.
     let wants_none = query.get("limit") == Some("0");
-    servers.retain(|server| !wants_none && filter.matches(&api.store, server));
+    // The last one of the page before may not fit the filter any more.
+    let is_marker = |server: &Resource<Server>| page.marker.as_deref() == Some(server.name());
+    servers.retain(|server| !wants_none && (filter.matches(&api.store, server) || is_marker(server)));
     sort.sort(&mut servers, sort_value);
     page.cut(servers, |server| server.name())
 }
@@ -207,7 +210,7 @@ fn shown(
     struct One<T> {
         server: T,
     }
-    let around = Surroundings::read(&api.store, base(info));
+    let around = Surroundings::new(base(info));
     json(
         StatusCode::OK,
         &One {
@@ -275,7 +278,7 @@ pub async fn update(
     if version >= Microversion(2, 75) {
         return Ok(shown(&api, &caller, version, &info, &server));
     }
-    let around = Surroundings::read(&api.store, base(&info));
+    let around = Surroundings::new(base(&info));
     let mut answer = to_value(&around.show(&api.store, &server, look(&caller, version, true)))?;
     without_what_is_only_shown(&mut answer);
     Ok(json(StatusCode::OK, &json!({ "server": answer })))
@@ -323,7 +326,7 @@ pub async fn addresses(
     info: RequestInfo,
 ) -> Result<Response, Failure> {
     let server = find_for(&api, &caller, &id, "os_compute_api:ips:index")?;
-    let around = Surroundings::read(&api.store, base(&info));
+    let around = Surroundings::new(base(&info));
     let shown = around.show(&api.store, &server, look(&caller, crate::api::OLDEST, true));
     Ok(json(
         StatusCode::OK,
@@ -339,7 +342,7 @@ pub async fn network_addresses(
     info: RequestInfo,
 ) -> Result<Response, Failure> {
     let server = find_for(&api, &caller, &id, "os_compute_api:ips:show")?;
-    let around = Surroundings::read(&api.store, base(&info));
+    let around = Surroundings::new(base(&info));
     let shown = around.show(&api.store, &server, look(&caller, crate::api::OLDEST, true));
     let addresses = shown.addresses(false);
     let found = addresses.get(network.as_str());

@@ -15,13 +15,13 @@ use axum::{
 use http::StatusCode;
 use madang_http::{Failure, Form, Json, Microversion, Schema, json};
 use madang_identity::Caller;
-use madang_network::{Network, Port, Rule, SecurityGroup};
+use madang_network::{Network, Port, SecurityGroup};
 use madang_store::Resource;
 use serde_json::{Value, json};
 
 use self::verbs::Wanted;
 use super::api::find_for;
-use crate::api::ComputeApi;
+use crate::api::{ComputeApi, proxies};
 
 /// `GET /servers/{id}/os-interface`.
 pub async fn list(
@@ -223,29 +223,7 @@ pub async fn security_groups(
     let shown: Vec<Value> = ids
         .into_iter()
         .filter_map(|id| groups.by_name(id))
-        .map(|group| {
-            let rules = api.store.cache::<Rule>().by("group", group.name());
-            json!({
-                "id": group.name(),
-                "name": group.spec.name,
-                "description": group.spec.description,
-                "tenant_id": group.project(),
-                "rules": rules.iter().map(|rule| rule_view(rule)).collect::<Vec<_>>(),
-            })
-        })
+        .map(|group| proxies::security_groups::view(&api.store, &group))
         .collect();
     Ok(json(StatusCode::OK, &json!({ "security_groups": shown })))
-}
-
-/// A rule in the words of the networks before Neutron, which knew only what comes in.
-fn rule_view(rule: &Resource<Rule>) -> Value {
-    json!({
-        "id": rule.name(),
-        "parent_group_id": rule.spec.group_id,
-        "ip_protocol": rule.spec.protocol,
-        "from_port": rule.spec.port_range_min,
-        "to_port": rule.spec.port_range_max,
-        "ip_range": rule.spec.remote_ip_prefix.map_or(json!({}), |cidr| json!({ "cidr": cidr })),
-        "group": {},
-    })
 }

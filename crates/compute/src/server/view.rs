@@ -2,7 +2,7 @@
 //! thousand servers is rendered in milliseconds.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha224};
 
 use crate::{
     FlavorSpec, ServerGroup,
+    aggregate::zone_of,
     server::{Server, state, volumes},
 };
 
@@ -43,8 +44,6 @@ impl Look {
 pub struct Surroundings {
     /// Where the service is, as the client names it: `http://127.0.0.1:8000/compute`.
     base: String,
-    network_names: HashMap<String, Arc<Resource<Network>>>,
-    hosts: HashMap<String, Arc<Resource<Provider>>>,
 }
 
 /// A server with everything its view needs.
@@ -52,7 +51,10 @@ pub struct Shown<'a> {
     server: &'a Resource<Server>,
     look: Look,
     around: &'a Surroundings,
+    host: Option<Arc<Resource<Provider>>>,
+    zone: String,
     ports: Vec<Arc<Resource<Port>>>,
+    networks: Vec<Option<Arc<Resource<Network>>>>,
     floating: Vec<Arc<Resource<FloatingIp>>>,
     group_names: Vec<String>,
     kernel_id: String,
@@ -62,21 +64,26 @@ pub struct Shown<'a> {
 }
 
 impl Surroundings {
-    /// Of all servers, for a client that names the service `base`.
-    pub fn read(store: &Store, base: String) -> Self {
-        let by_id = |network: Arc<Resource<Network>>| (network.name().to_owned(), network);
-        let by_name = |provider: Arc<Resource<Provider>>| (provider.spec.name.clone(), provider);
-        Self {
-            base,
-            network_names: store.cache::<Network>().all().into_iter().map(by_id).collect(),
-            hosts: store.cache::<Provider>().all().into_iter().map(by_name).collect(),
-        }
+    /// For a client that names the service `base`.
+    pub fn new(base: String) -> Self {
+        Self { base }
     }
 
     /// One server, shown as asked.
     pub fn show<'a>(&'a self, store: &Store, server: &'a Resource<Server>, look: Look) -> Shown<'a> {
         let mut ports = store.cache::<Port>().by("device", server.name());
         ports.sort_unstable_by_key(|port| (port.spec.device_index, port.metadata.uid));
+        let networks = store.cache::<Network>();
+        let networks = ports
+            .iter()
+            .map(|port| networks.by_name(&port.spec.network_id))
+            .collect();
+        let host = server.status.host.as_deref();
+        let host = host.and_then(|name| store.cache::<Provider>().by("name", name).into_iter().next());
+        let placed = host.as_deref().map(|host| zone_of(store, host));
+        let zone = placed
+            .or_else(|| server.spec.availability_zone.clone())
+            .unwrap_or_default();
         let floating_ips = store.cache::<FloatingIp>();
         let floating = ports
             .iter()
@@ -97,7 +104,10 @@ impl Surroundings {
             server,
             look,
             around: self,
+            host,
+            zone,
             ports,
+            networks,
             floating,
             group_names,
             kernel_id: of_image(image.as_ref().and_then(|image| image.spec.kernel_id())),
@@ -105,12 +115,6 @@ impl Surroundings {
             server_groups: server_groups(store, server),
             volumes: volumes::of(store, server.name()),
         }
-    }
-
-    fn zone<'a>(&'a self, server: &'a Resource<Server>) -> &'a str {
-        let host = server.status.host.as_ref().and_then(|host| self.hosts.get(host));
-        let placed = host.map(|host| host.spec.zone.as_str());
-        placed.or(server.spec.availability_zone.as_deref()).unwrap_or_default()
     }
 }
 
@@ -243,9 +247,10 @@ impl Shown<'_> {
     /// The addresses by network name; with types and MACs in server views, without in `/ips`.
     pub fn addresses(&self, is_extended: bool) -> BTreeMap<&str, Vec<AddressView<'_>>> {
         let mut networks: BTreeMap<&str, Vec<AddressView<'_>>> = BTreeMap::new();
-        for port in &self.ports {
-            let network = self.around.network_names.get(&port.spec.network_id);
-            let name = network.map_or(port.spec.network_id.as_str(), |network| network.spec.name.as_str());
+        for (port, network) in self.ports.iter().zip(&self.networks) {
+            let name = network
+                .as_ref()
+                .map_or(port.spec.network_id.as_str(), |network| network.spec.name.as_str());
             let list = networks.entry(name).or_default();
             let mac = is_extended.then_some(port.spec.mac_address.as_str());
             let view = |addr: IpAddr, kind| AddressView {
@@ -337,7 +342,7 @@ impl Serialize for Shown<'_> {
         if let Some(fault) = self.fault() {
             map.serialize_entry("fault", &fault)?;
         }
-        map.serialize_entry("OS-EXT-AZ:availability_zone", around.zone(server))?;
+        map.serialize_entry("OS-EXT-AZ:availability_zone", &self.zone)?;
         if look.from(96) {
             map.serialize_entry("pinned_availability_zone", &spec.availability_zone)?;
         }
@@ -401,8 +406,7 @@ impl Shown<'_> {
             map.serialize_entry("OS-EXT-SRV-ATTR:user_data", &spec.user_data)?;
         }
         if look.from(16) {
-            let host = status.host.as_ref().and_then(|host| self.around.hosts.get(host));
-            map.serialize_entry("host_status", host_status(host.map(AsRef::as_ref)))?;
+            map.serialize_entry("host_status", host_status(self.host.as_deref()))?;
         }
         Ok(())
     }
