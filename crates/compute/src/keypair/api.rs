@@ -146,7 +146,7 @@ pub async fn create(
     let key_type = wanted["type"].as_str().unwrap_or("ssh").to_owned();
     let (public_key, private_key) = match wanted["public_key"].as_str() {
         Some(public_key) => (public_key.trim().to_owned(), None),
-        None => key::generate(&key_type)?,
+        None => key::generate(&key_type, &user)?,
     };
     let fingerprint = key::fingerprint(&key_type, &public_key)?;
     let mut metadata = Metadata::new("", name);

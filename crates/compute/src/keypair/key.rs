@@ -3,18 +3,21 @@
 use base64::Engine as _;
 use madang_http::Failure;
 use md5::{Digest as _, Md5};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, OtherNameValue, SanType};
+use sha1::Sha1;
 use ssh_key::{Algorithm, LineEnding, PrivateKey, PublicKey, rand_core::OsRng};
 
 /// A public key and, when it was made here, its private one.
 type Pair = (String, Option<String>);
 
-/// Makes a pair: Ed25519, as RSA keys take long to make and are longer to carry.
+/// Makes a pair for a user. For `ssh` an Ed25519 key, as RSA keys take long to make and are longer to carry; for `x509`
+/// a certificate that signs itself, for logging in to Windows.
 ///
 /// # Errors
-/// `Invalid` for `x509`, of which no pairs are made here.
-pub(super) fn generate(key_type: &str) -> Result<Pair, Failure> {
-    if key_type != "ssh" {
-        return Err(Failure::invalid("x509 keys are not generated here: give a public_key").at("keypair.public_key"));
+/// `Internal` when the system has no randomness.
+pub(super) fn generate(key_type: &str, user: &str) -> Result<Pair, Failure> {
+    if key_type == "x509" {
+        return certificate(user).map_err(|error| Failure::internal(format!("could not make a certificate: {error}")));
     }
     let broken = |error: ssh_key::Error| Failure::internal(format!("could not make a key: {error}"));
     let private = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(broken)?;
@@ -23,24 +26,41 @@ pub(super) fn generate(key_type: &str) -> Result<Pair, Failure> {
     Ok((public, Some(private.to_string())))
 }
 
-/// MD5 of the key's bytes as colon-separated hex, as `ssh-keygen -E md5` and Nova show it.
+/// Microsoft's object identifier of a user's principal name, which Windows maps a certificate to a user by.
+const PRINCIPAL_NAME: &[u64] = &[1, 3, 6, 1, 4, 1, 311, 20, 2, 3];
+
+fn certificate(user: &str) -> Result<Pair, rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, user);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let principal = OtherNameValue::Utf8String(format!("{user}@localhost"));
+    params.subject_alt_names = vec![SanType::OtherName((PRINCIPAL_NAME.to_vec(), principal))];
+    let certificate = params.self_signed(&key)?;
+    Ok((certificate.pem(), Some(key.serialize_pem())))
+}
+
+/// As Nova shows it, colon-separated hex: MD5 of an SSH key (`ssh-keygen -E md5`), SHA-1 of a certificate.
 ///
 /// # Errors
 /// `Invalid` for what is no key.
 pub(super) fn fingerprint(key_type: &str, public_key: &str) -> Result<String, Failure> {
     let bad = |reason: String| Failure::invalid(format!("Keypair data is invalid: {reason}")).at("keypair.public_key");
-    let bytes = if key_type == "x509" {
+    if key_type == "x509" {
         let body: String = public_key.lines().filter(|line| !line.starts_with("-----")).collect();
         let decoded = base64::engine::general_purpose::STANDARD.decode(body.trim());
-        decoded.map_err(|error| bad(error.to_string()))?
-    } else {
-        let key = PublicKey::from_openssh(public_key)
-            .map_err(|error| bad(format!("failed to generate fingerprint: {error}")))?;
-        key.to_bytes().map_err(|error| bad(error.to_string()))?
-    };
-    let digest = Md5::digest(bytes);
+        let der = decoded.map_err(|error| bad(error.to_string()))?;
+        return Ok(colons(&Sha1::digest(der)));
+    }
+    let key =
+        PublicKey::from_openssh(public_key).map_err(|error| bad(format!("failed to generate fingerprint: {error}")))?;
+    let bytes = key.to_bytes().map_err(|error| bad(error.to_string()))?;
+    Ok(colons(&Md5::digest(bytes)))
+}
+
+fn colons(digest: &[u8]) -> String {
     let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(pairs.join(":"))
+    pairs.join(":")
 }
 
 #[cfg(test)]
@@ -49,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_made_key_has_the_fingerprint_of_its_public_half() {
-        let (public, private) = generate("ssh").unwrap();
+        let (public, private) = generate("ssh", "u1").unwrap();
         assert!(public.starts_with("ssh-ed25519 ") && private.unwrap().contains("OPENSSH PRIVATE KEY"));
         let print = fingerprint("ssh", &public).unwrap();
         assert_eq!(print.len(), 47);
@@ -65,6 +85,13 @@ mod tests {
                 .message
                 .contains("Keypair data is invalid")
         );
-        assert!(generate("x509").is_err());
+    }
+
+    #[test]
+    fn a_made_certificate_is_one() {
+        let (certificate, private) = generate("x509", "u1").unwrap();
+        assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"));
+        assert!(private.unwrap().contains("PRIVATE KEY"));
+        assert_eq!(fingerprint("x509", &certificate).unwrap().split(':').count(), 20);
     }
 }

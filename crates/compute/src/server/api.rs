@@ -28,7 +28,7 @@ pub use create::create;
 
 use crate::{
     Server,
-    api::{ComputeApi, base, enforce},
+    api::{ComputeApi, base, enforce, input},
     server::{
         state,
         verbs::{self, End},
@@ -220,28 +220,35 @@ fn shown(
 }
 
 fn update_schema(version: Microversion) -> &'static Schema {
-    static BASE: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, update_body(false, false)));
-    static DESCRIBED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, update_body(true, false)));
-    static NAMED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, update_body(true, true)));
+    static BASE: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(1)));
+    static DESCRIBED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(19)));
+    static NAMED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(90)));
+    static QUALIFIED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(94)));
     match version {
+        v if v >= Microversion(2, 94) => &QUALIFIED,
         v if v >= Microversion(2, 90) => &NAMED,
         v if v >= Microversion(2, 19) => &DESCRIBED,
         _ => &BASE,
     }
 }
 
-fn update_body(has_description: bool, has_hostname: bool) -> Value {
+fn update_body(minor: u16) -> Value {
     let mut properties = json!({
-        "name": create::name_schema(),
+        "name": input::name(),
         "OS-DCF:diskConfig": { "type": "string", "enum": ["AUTO", "MANUAL"] },
         "accessIPv4": { "type": "string", "format": "ipv4" },
         "accessIPv6": { "type": "string", "format": "ipv6" },
     });
-    if has_description {
+    if minor >= 19 {
         properties["description"] = create::description_schema();
     }
-    if has_hostname {
-        properties["hostname"] = create::hostname_schema();
+    if minor >= 90 {
+        // Since 2.94 it may be qualified.
+        properties["hostname"] = if minor >= 94 {
+            input::host()
+        } else {
+            create::hostname_schema()
+        };
     }
     json!({
         "type": "object",

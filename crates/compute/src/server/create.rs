@@ -293,7 +293,7 @@ fn attach(
                 device_owner,
                 security_groups: request.security_groups.clone().unwrap_or_default(),
                 explicit_security_groups: request.security_groups.is_some(),
-                dns_name: server.spec.hostname.clone(),
+                dns_name: label(&server.spec.hostname).to_owned(),
                 attachment,
                 device_tag: tag.clone(),
                 device_index: place,
@@ -321,6 +321,15 @@ fn attach(
         }
     }
     Ok(())
+}
+
+/// The first label of a name, which is what a port is called in its network's domain.
+fn label(hostname: &str) -> &str {
+    hostname
+        .split('.')
+        .next()
+        .filter(|label| label.len() <= 63)
+        .unwrap_or_default()
 }
 
 /// A DNS label made of a display name, as Nova makes it; `Server-<uid>` when nothing is left of it.
@@ -351,5 +360,9 @@ mod tests {
         assert_eq!(hostname("서버", uid), format!("server-{uid}"));
         assert_eq!(hostname(&"a".repeat(100), uid).len(), 63);
         assert_eq!(hostname("-x-", uid), "x");
+        assert_eq!(
+            (label("web.example.org"), label("web"), label(&"a".repeat(64))),
+            ("web", "web", "")
+        );
     }
 }
