@@ -202,6 +202,7 @@ fn around() -> Router<ComputeApi> {
         .merge(extensions::routes())
         .merge(proxies::routes())
         .merge(usage::routes())
+        .merge(server::diagnostics::routes())
 }
 
 /// Where the service is, as the client names it: what links start with.

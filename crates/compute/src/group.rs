@@ -35,6 +35,9 @@ pub struct ServerGroupSpec {
     pub user: String,
     /// What it wants of its members' hosts.
     pub policy: GroupPolicy,
+    /// With `anti-affinity`: as many members as one host may have; one when none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_server_per_host: Option<u32>,
 }
 
 /// Nothing is seen of a group; its members name it.
@@ -71,7 +74,7 @@ pub(crate) fn claim_group(store: &Store, id: Option<Uuid>) -> Option<ClaimGroup>
     Some(ClaimGroup {
         id,
         policy: group.spec.policy,
-        max_server_per_host: None,
+        max_server_per_host: group.spec.max_server_per_host,
     })
 }
 

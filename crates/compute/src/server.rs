@@ -19,6 +19,7 @@ pub mod asked;
 pub mod control;
 pub mod create;
 pub mod departed;
+pub mod diagnostics;
 pub mod hardware;
 pub mod interfaces;
 pub mod metadata;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{ComputeApi, enforce, input};
 use crate::{
-    FlavorSpec, Server,
+    Departed, FlavorSpec, Server,
     server::{state, view::micros},
 };
 
@@ -62,7 +62,23 @@ fn lives(store: &Store, project: Option<&str>, period: &Period) -> Vec<Life> {
             vm_state: state::of(server).vm_state,
         })
     });
-    let mut lives: Vec<Life> = living.collect();
+    let departed = match project {
+        Some(project) => store.cache::<Departed>().in_project(project),
+        None => store.cache::<Departed>().all(),
+    };
+    let gone = departed.iter().filter_map(|departed| {
+        let spec = &departed.spec;
+        Some(Life {
+            id: departed.name().to_owned(),
+            name: spec.spec.name.clone(),
+            project: departed.project().to_owned(),
+            flavor: spec.spec.flavor.clone(),
+            launched: spec.status.launched?,
+            ended: Some(spec.ended),
+            vm_state: "deleted",
+        })
+    });
+    let mut lives: Vec<Life> = living.chain(gone).collect();
     lives.retain(|life| life.launched < period.stop && life.ended.is_none_or(|ended| ended > period.start));
     lives.sort_unstable_by(|a, b| (&a.project, &a.id).cmp(&(&b.project, &b.id)));
     lives

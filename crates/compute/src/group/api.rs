@@ -45,7 +45,10 @@ fn view(store: &Store, group: &Resource<ServerGroup>, version: Microversion) -> 
     let mut shown = json!({ "id": group.name(), "name": group.spec.name, "members": members });
     if version >= Microversion(2, 64) {
         shown["policy"] = json!(group.spec.policy);
-        shown["rules"] = json!({});
+        shown["rules"] = match group.spec.max_server_per_host {
+            Some(most) => json!({ "max_server_per_host": most }),
+            None => json!({}),
+        };
     } else {
         shown["policies"] = json!([group.spec.policy]);
         shown["metadata"] = json!({});
@@ -57,6 +60,19 @@ fn view(store: &Store, group: &Resource<ServerGroup>, version: Microversion) -> 
     shown
 }
 
+/// What a list's query may hold since 2.75.
+static STRICT: LazyLock<Schema> = LazyLock::new(|| {
+    let texts = json!({ "type": "array", "items": { "type": "string" } });
+    Schema::new(
+        Form::Nova,
+        json!({
+            "type": "object",
+            "properties": { "all_projects": texts, "limit": texts, "offset": texts },
+            "additionalProperties": false,
+        }),
+    )
+});
+
 /// `GET /os-server-groups`.
 pub async fn list(
     State(api): State<ComputeApi>,
@@ -66,6 +82,9 @@ pub async fn list(
 ) -> Result<Response, Failure> {
     let own = caller.subject.project_id().unwrap_or_default();
     enforce(&caller, "os_compute_api:os-server-groups:index", own)?;
+    if version >= Microversion(2, 75) {
+        STRICT.check_query(&query)?;
+    }
     let all = query.has("all_projects") && caller.allows("os_compute_api:os-server-groups:index:all_projects", &[]);
     let groups = api.store.cache::<ServerGroup>();
     let mut groups = if all { groups.all() } else { groups.in_project(own) };
@@ -167,12 +186,13 @@ pub async fn create(
         .or_else(|| wanted["policies"][0].as_str())
         .unwrap_or_default();
     let policy = policy_of(policy).ok_or_else(|| Failure::invalid("a server group needs a policy").at("policy"))?;
-    check_rules(&wanted["rules"], policy)?;
+    let max_server_per_host = read_rules(&wanted["rules"], policy)?;
     let name = wanted["name"].as_str().unwrap_or_default().trim().to_owned();
     let spec = ServerGroupSpec {
         name,
         user: caller.subject.user.id.clone(),
         policy,
+        max_server_per_host,
     };
     let group = Resource::<ServerGroup>::new(Metadata::with_id(&project), spec);
     let made = api
@@ -190,21 +210,17 @@ fn policy_of(word: &str) -> Option<GroupPolicy> {
     serde_json::from_value(json!(word)).ok()
 }
 
-/// A host takes one member of an anti-affinity group; another number is refused, never ignored.
-fn check_rules(rules: &Value, policy: GroupPolicy) -> Result<(), Failure> {
-    let most = &rules["max_server_per_host"];
-    if most.is_null() {
-        return Ok(());
+/// How many members one host may have, which only anti-affinity knows.
+fn read_rules(rules: &Value, policy: GroupPolicy) -> Result<Option<u32>, Failure> {
+    if rules.as_object().is_none_or(serde_json::Map::is_empty) {
+        return Ok(None);
     }
     if policy != GroupPolicy::AntiAffinity {
         return Err(Failure::invalid("Only anti-affinity policy supports rules.").at("server_group.rules"));
     }
-    if most == 1 || most == "1" {
-        return Ok(());
-    }
-    let message =
-        format!("max_server_per_host {most} is not available: a host takes 1 member of an anti-affinity group");
-    Err(Failure::invalid(message).at("server_group.rules.max_server_per_host"))
+    let most = &rules["max_server_per_host"];
+    let most = most.as_u64().or_else(|| most.as_str()?.parse().ok());
+    Ok(most.and_then(|most| u32::try_from(most).ok()))
 }
 
 fn over_quota(error: StoreError, store: &Store, project: &str) -> Failure {

@@ -13,7 +13,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use madang_http::{
-    Direction, Failure, Form, Json, LimitRules, Microversion, Page, PageQuery, Query, RequestInfo, Schema, SortKeys,
+    Direction, Failure, Json, LimitRules, Microversion, Page, PageQuery, Query, RequestInfo, Schema, SortKeys,
     SortValue, json,
 };
 use madang_identity::Caller;

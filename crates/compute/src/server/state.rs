@@ -22,6 +22,9 @@ pub struct NovaState {
 
 /// Where a server is, in Nova's words.
 pub fn of(server: &Resource<Server>) -> NovaState {
+    if is_gone(server) {
+        return DELETED;
+    }
     let task_state = task(server);
     let phase = seen_phase(server);
     let vm_state = vm_state(phase);
@@ -39,6 +42,11 @@ pub fn of(server: &Resource<Server>) -> NovaState {
         task_state,
         power_state,
     }
+}
+
+/// Whether it is gone: nobody has to clean up behind it any more.
+pub fn is_gone(server: &Resource<Server>) -> bool {
+    server.metadata.is_deleting() && server.metadata.finalizers.is_empty()
 }
 
 /// What is gone, as it is told afterwards.

@@ -349,7 +349,8 @@ impl Serialize for Shown<'_> {
         map.serialize_entry("config_drive", if spec.config_drive { "True" } else { "" })?;
         map.serialize_entry("key_name", &spec.key.as_ref().map(|key| &key.name))?;
         map.serialize_entry("OS-SRV-USG:launched_at", &status.launched.map(micros))?;
-        map.serialize_entry("OS-SRV-USG:terminated_at", &None::<()>)?;
+        let terminated = state::is_gone(server).then(|| micros(server.metadata.updated));
+        map.serialize_entry("OS-SRV-USG:terminated_at", &terminated)?;
         if !self.ports.is_empty() {
             let names: Vec<_> = self.group_names.iter().map(|name| GroupName { name }).collect();
             map.serialize_entry("security_groups", &names)?;

@@ -20,7 +20,10 @@ use madang_store::{Metadata, Resource, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::{allowed, refusal};
-use crate::api::{ComputeApi, failure, input};
+use crate::{
+    Server,
+    api::{ComputeApi, failure, input},
+};
 
 pub(super) fn routes() -> Router<ComputeApi> {
     Router::new()
@@ -57,6 +60,104 @@ fn view(store: &Store, floating: &Resource<FloatingIp>) -> Value {
         "instance_id": port.map(|port| port.spec.device_id.clone()),
         "pool": network.as_deref().map_or(spec.network_id.as_str(), pool_name),
     })
+}
+
+/// The last microversion whose servers have actions for addresses.
+const LAST_ACTION: u16 = 43;
+
+static ADDRESS: LazyLock<Schema> = LazyLock::new(|| {
+    let ip = json!({ "type": "string", "oneOf": [{ "format": "ipv4" }, { "format": "ipv6" }] });
+    input::nova(json!({
+        "type": "object",
+        "properties": { "address": ip, "fixed_address": ip },
+        "required": ["address"],
+        "additionalProperties": false,
+    }))
+});
+
+/// The project's floating address that an action names.
+fn named(
+    store: &Store,
+    caller: &Caller,
+    version: Microversion,
+    arguments: &Value,
+) -> Result<Arc<Resource<FloatingIp>>, Failure> {
+    input::until(version, LAST_ACTION)?;
+    ADDRESS.check(arguments)?;
+    let address = arguments["address"].as_str().unwrap_or_default();
+    let mut found = store.cache::<FloatingIp>().by("address", address).into_iter();
+    let found = found.find(|floating| caller.can_see(floating.project()));
+    found.ok_or_else(|| Failure::not_found(format!("floating IP not found for address {address}.")))
+}
+
+/// The action `addFloatingIp`: leads an address to a server.
+pub(crate) async fn add_to(
+    store: &Store,
+    caller: &Caller,
+    version: Microversion,
+    server: &Resource<Server>,
+    arguments: &Value,
+) -> Result<(), Failure> {
+    let floating = named(store, caller, version, arguments)?;
+    let to = inside(store, server, arguments)?;
+    lead(store, caller, &floating, Some(to)).await
+}
+
+/// The port and the address of a server that an action means: the one it names, or the first.
+fn inside(store: &Store, server: &Resource<Server>, arguments: &Value) -> Result<(String, IpAddr), Failure> {
+    let wanted = arguments["fixed_address"]
+        .as_str()
+        .and_then(|ip| ip.parse::<IpAddr>().ok());
+    let mut ports = store.cache::<Port>().by("device", server.name());
+    ports.sort_unstable_by_key(|port| (port.spec.device_index, port.metadata.uid));
+    for port in &ports {
+        let mut own = port.spec.fixed_ips.iter().map(|ip| ip.ip_address);
+        let found = own.find(|ip| ip.is_ipv4() && wanted.is_none_or(|wanted| wanted == *ip));
+        if let Some(ip) = found {
+            return Ok((port.name().to_owned(), ip));
+        }
+    }
+    Err(Failure::invalid(match wanted {
+        Some(_) => "Specified fixed address not assigned to instance",
+        None => "No fixed IPs associated to instance",
+    }))
+}
+
+/// The action `removeFloatingIp`: leads an address nowhere.
+pub(crate) async fn remove_from(
+    store: &Store,
+    caller: &Caller,
+    version: Microversion,
+    server: &Resource<Server>,
+    arguments: &Value,
+) -> Result<(), Failure> {
+    let floating = named(store, caller, version, arguments)?;
+    let port = floating.spec.port_id.as_deref();
+    let port = port.and_then(|id| store.cache::<Port>().by_name(id));
+    if port.is_none_or(|port| port.spec.device_id != server.name()) {
+        let message = format!(
+            "Floating IP {} is not associated with instance {}.",
+            floating.spec.address,
+            server.name()
+        );
+        return Err(Failure::conflict(message));
+    }
+    lead(store, caller, &floating, None).await
+}
+
+async fn lead(
+    store: &Store,
+    caller: &Caller,
+    floating: &Resource<FloatingIp>,
+    to: Option<(String, IpAddr)>,
+) -> Result<(), Failure> {
+    let key = floating.key();
+    let led = store.modify::<FloatingIp, StoreError>(&key, caller.cause(), |floating| {
+        floating.spec.port_id = to.as_ref().map(|(port, _)| port.clone());
+        floating.spec.fixed_ip_address = to.as_ref().map(|(_, ip)| *ip);
+        Ok(())
+    });
+    led.await.map(|_| ()).map_err(refusal)
 }
 
 /// `GET /os-floating-ip-pools`.

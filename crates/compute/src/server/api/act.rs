@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{find, find_for, security_group};
 use crate::{
     Phase, Server,
-    api::ComputeApi,
+    api::{ComputeApi, proxies::floating_ips},
     server::{
         action,
         verbs::{self, End, Wants, rebuild, resize, shelf},
@@ -146,6 +146,14 @@ async fn plain(act: &Act<'_>, action: &str) -> Result<(), Failure> {
         "forceDelete" => {
             return verbs::delete(store, caller, &*act.server("os-deferred-delete:force")?, End::Now).await;
         }
+        "addFloatingIp" => {
+            let server = act.server("os-floating-ips:add")?;
+            return floating_ips::add_to(store, caller, act.version, &server, act.arguments).await;
+        }
+        "removeFloatingIp" => {
+            let server = act.server("os-floating-ips:remove")?;
+            return floating_ips::remove_from(store, caller, act.version, &server, act.arguments).await;
+        }
         "changePassword" => return change_password(act).await,
         "trigger_crash_dump" if act.from(17) => return crash_dump(act).await,
         "injectNetworkInfo" => return inject_network_info(act),
@@ -167,7 +175,7 @@ async fn plain(act: &Act<'_>, action: &str) -> Result<(), Failure> {
 }
 
 /// Nova's actions that are not served.
-const NOT_HERE: &[&str] = &["addFixedIp", "addFloatingIp", "removeFixedIp", "removeFloatingIp"];
+const NOT_HERE: &[&str] = &["addFixedIp", "removeFixedIp"];
 
 async fn set_group(act: &Act<'_>, is_member: bool) -> Result<(), Failure> {
     let rule_name = if is_member { "add" } else { "remove" };

@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use super::{filter::last_segment, located, security_group};
 use crate::{
-    Flavor, Keypair,
+    Aggregate, Flavor, Keypair,
+    aggregate::zone_of,
     api::{ComputeApi, base, enforce, failure},
     quota,
     server::{
@@ -211,7 +212,21 @@ fn body_schema(step: u16) -> Value {
     if step >= 37 {
         required.push("networks");
     }
-    let hints = json!({ "type": "object" });
+    let server = json!({ "type": "string", "format": "uuid" });
+    let servers = json!({ "oneOf": [server, { "type": "array", "items": server }] });
+    // Others are for filters that a deployment has by itself.
+    let hints = json!({
+        "type": "object",
+        "properties": {
+            "group": servers,
+            "different_host": servers,
+            "same_host": { "type": ["string", "array"], "items": server },
+            "query": { "type": ["string", "object"] },
+            "different_cell": { "type": ["string", "array"], "items": { "type": "string" } },
+            "build_near_host_ip": { "type": "string", "oneOf": [{ "format": "ipv4" }, { "format": "ipv6" }] },
+            "cidr": { "type": "string", "pattern": "^/[0-9a-f.:]+$" },
+        },
+    });
     json!({
         "type": "object",
         "properties": {
@@ -575,14 +590,19 @@ fn place(
     if host.is_some() {
         caller.enforce("os_compute_api:servers:create:forced_host", &[])?;
     }
-    let providers = store.cache::<Provider>().all();
+    let providers = store.cache::<Provider>();
+    let is_zone = |zone: &str| {
+        let aggregates = store.cache::<Aggregate>().by("zone", zone);
+        let has_hosts = aggregates.iter().any(|aggregate| !aggregate.spec.hosts.is_empty());
+        has_hosts || providers.all().iter().any(|provider| zone_of(store, provider) == zone)
+    };
     if let Some(zone) = &zone
-        && !providers.iter().any(|provider| provider.spec.zone == *zone)
+        && !is_zone(zone)
     {
         return Err(Failure::invalid("The requested availability zone is not available").at("availability_zone"));
     }
     if let Some(host) = &host
-        && !providers.iter().any(|provider| provider.spec.name == *host)
+        && providers.by("name", host).is_empty()
     {
         return Err(Failure::invalid(format!("Compute host {host} could not be found.")).at("host"));
     }
@@ -645,7 +665,7 @@ fn server_group(store: &Store, caller: &Caller, id: &str) -> Result<ClaimGroup, 
     Ok(ClaimGroup {
         id,
         policy: group.spec.policy,
-        max_server_per_host: None,
+        max_server_per_host: group.spec.max_server_per_host,
     })
 }
 

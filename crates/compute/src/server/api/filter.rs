@@ -13,7 +13,11 @@ use madang_store::{Resource, Store};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
-use crate::{Server, api::input, server::state};
+use crate::{
+    Server,
+    api::input,
+    server::{Departed, departed::as_server, state},
+};
 
 /// What a list of servers can be sorted by.
 const SORT_KEYS: &[&str] = &[
@@ -345,6 +349,14 @@ impl Filter {
                 Some(project) => store.cache::<Server>().in_project(project),
                 None => store.cache::<Server>().all(),
             };
+        }
+        if self.deleted != Some(false) {
+            let gone = store.cache::<Departed>();
+            let gone = match &self.project {
+                Some(project) => gone.in_project(project),
+                None => gone.all(),
+            };
+            found.extend(gone.iter().map(|departed| Arc::new(as_server(departed))));
         }
         found
     }

@@ -63,7 +63,7 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
     };
     let server = rebuild::rebuild(&api.store, caller, &server, &image, &change).await?;
     let base = base(act.info);
-    let around = Surroundings::read(&api.store, base.clone());
+    let around = Surroundings::new(base.clone());
     let mut answer = to_value(&around.show(&api.store, &server, look(caller, act.version, true)))?;
     if !act.from(75) {
         super::super::without_what_is_only_shown(&mut answer);
