@@ -1,6 +1,7 @@
 """Bad days: killed in the middle of work, broken images, guests that die, disks that are full."""
 
 import concurrent.futures
+import contextlib
 import os
 import re
 import subprocess
@@ -250,12 +251,17 @@ def small(lab):
         subprocess.run(["umount", "-l", place], check=False, capture_output=True)
 
 
-def fill(place, but=0):
-    """Leaves so many bytes; the file that takes the rest."""
-    about = os.statvfs(place)
+def fill(place):
+    """Leaves nothing; the file that takes it all. Others may write meanwhile."""
     filler = place / "filler"
     with open(filler, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, about.f_bavail * about.f_bsize - but)
+        for _ in range(100):
+            about = os.statvfs(place)
+            free = about.f_bavail * about.f_bsize
+            if free == 0:
+                break
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
     return filler
 
 

@@ -16,6 +16,7 @@ pub use crate::policy::POLICY;
 use crate::{
     image::api::{data, image, list, member, schema},
     library::Library,
+    metadef,
 };
 
 /// How this face presents itself.
@@ -73,7 +74,7 @@ pub fn router(library: Arc<Library>, metrics: &Metrics, authenticate: impl FnOnc
         )
         .route("/v2", get(async |info: RequestInfo| versions(&info, StatusCode::OK)))
         .route("/v2/", get(async |info: RequestInfo| versions(&info, StatusCode::OK)));
-    let guarded = authenticate(images.merge(about).with_state(library));
+    let guarded = authenticate(images.merge(about).merge(metadef::api::router()).with_state(library));
     FACE.wrap(guarded.merge(versions), metrics)
 }
 

@@ -8,6 +8,7 @@ mod format;
 pub mod image;
 mod intake;
 mod library;
+pub mod metadef;
 mod policy;
 pub mod tiny;
 

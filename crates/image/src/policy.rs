@@ -36,8 +36,38 @@ pub const POLICY: &[(&str, &str)] = &[
     ("deactivate", WRITE),
     ("reactivate", WRITE),
     ("stores_info_detail", "rule:context_is_admin"),
+    ("metadef_default", ""),
+    ("metadef_admin", "rule:context_is_admin"),
+    ("get_metadef_namespace", READ_NAMESPACE),
+    ("get_metadef_namespaces", "rule:context_is_admin or role:reader"),
+    ("modify_metadef_namespace", "rule:metadef_admin"),
+    ("add_metadef_namespace", "rule:metadef_admin"),
+    ("delete_metadef_namespace", "rule:metadef_admin"),
+    ("get_metadef_object", READ_NAMESPACE),
+    ("get_metadef_objects", READ_NAMESPACE),
+    ("modify_metadef_object", "rule:metadef_admin"),
+    ("add_metadef_object", "rule:metadef_admin"),
+    ("delete_metadef_object", "rule:metadef_admin"),
+    ("list_metadef_resource_types", READ_NAMESPACE),
+    ("get_metadef_resource_type", READ_NAMESPACE),
+    ("add_metadef_resource_type_association", "rule:metadef_admin"),
+    ("remove_metadef_resource_type_association", "rule:metadef_admin"),
+    ("get_metadef_property", READ_NAMESPACE),
+    ("get_metadef_properties", READ_NAMESPACE),
+    ("modify_metadef_property", "rule:metadef_admin"),
+    ("add_metadef_property", "rule:metadef_admin"),
+    ("remove_metadef_property", "rule:metadef_admin"),
+    ("get_metadef_tag", READ_NAMESPACE),
+    ("get_metadef_tags", READ_NAMESPACE),
+    ("modify_metadef_tag", "rule:metadef_admin"),
+    ("add_metadef_tag", "rule:metadef_admin"),
+    ("add_metadef_tags", "rule:metadef_admin"),
+    ("delete_metadef_tag", "rule:metadef_admin"),
+    ("delete_metadef_tags", "rule:metadef_admin"),
 ];
 
+const READ_NAMESPACE: &str =
+    "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or 'public':%(visibility)s))";
 const WRITE: &str = "rule:context_is_admin or (role:member and project_id:%(project_id)s)";
 const READ_VISIBLE: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or \
     project_id:%(member_id)s or 'community':%(visibility)s or 'public':%(visibility)s or 'shared':%(visibility)s))";

@@ -5,5 +5,6 @@ mod it {
     mod api;
     mod cloud;
     mod data;
+    mod metadef;
     mod tiny;
 }

@@ -23,6 +23,7 @@ const MAX_PROPERTIES: usize = 128;
 /// Makes images known to a store that is about to be opened.
 pub fn register(builder: &mut StoreBuilder) {
     builder.kind::<Image>();
+    crate::metadef::rules::register(builder);
 }
 
 /// An image that the caller can see.
