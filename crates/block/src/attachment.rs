@@ -96,11 +96,6 @@ words! {
     }
 }
 
-impl Default for AttachState {
-    fn default() -> Self {
-        Self::Reserved
-    }
-}
 
 /// What is seen of an attachment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -83,11 +83,6 @@ words! {
     }
 }
 
-impl Default for SnapshotState {
-    fn default() -> Self {
-        Self::Creating
-    }
-}
 
 /// What is seen of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -167,11 +167,6 @@ words! {
     }
 }
 
-impl Default for VolumeState {
-    fn default() -> Self {
-        Self::Creating
-    }
-}
 
 impl VolumeState {
     /// Whether attachments alone decide it.

@@ -5,11 +5,7 @@
 //! 3. How long a start takes with all of them.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use madang_scheduler::{
@@ -20,6 +16,7 @@ use madang_scheduler::{
     snapshot::Snapshot,
 };
 use madang_store::{Backend, Cause, Change, Key, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder};
+use tokio::time::Instant;
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|text| text.parse::<usize>().ok());

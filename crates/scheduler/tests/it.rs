@@ -317,10 +317,11 @@ async fn a_snapshot_misses_nothing_that_happens_while_it_is_loaded() {
     let snapshot = snapshot.unwrap();
     let newest = store.backend().revision().await.unwrap();
     store.reached(newest).await.unwrap();
-    let snapshot = snapshot.lock();
-    let seen = snapshot.named("a").and_then(|at| snapshot.host(at)).unwrap();
-    assert_eq!((seen.used.get(VCPU), used(&store, &host)), (Some(60), 60));
-    drop(snapshot);
+    {
+        let snapshot = snapshot.lock();
+        let seen = snapshot.named("a").and_then(|at| snapshot.host(at)).unwrap();
+        assert_eq!((seen.used.get(VCPU), used(&store, &host)), (Some(60), 60));
+    }
     store.close().await;
 }
 

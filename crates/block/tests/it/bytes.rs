@@ -52,7 +52,7 @@ async fn a_clone_is_made_at_once_and_stays_as_it_was() {
         return;
     }
     let cloud = Cloud::new().await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let volume = cloud
         .create("volumes", "volume", json!({ "size": 1, "imageRef": cloud.image }))
         .await;

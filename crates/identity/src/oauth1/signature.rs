@@ -124,7 +124,7 @@ mod tests {
             method: Method::POST,
             url: "https://photos.example.net/initiate".to_owned(),
             query: String::new(),
-            parameters: parameters(&header.replace("wIjqoxSu6Jf", "wIjqoxSu6Jf")).unwrap(),
+            parameters: parameters(header).unwrap(),
         }
     }
 

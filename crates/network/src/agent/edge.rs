@@ -118,7 +118,7 @@ impl EdgeAgent {
         if handover.is_outdated() {
             let (made, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(|(_, result)| result.is_ok());
             self.report(&made).await?;
-            return first.and(failed.into_iter().map(|(_, result)| result).collect());
+            return first.and(failed.into_iter().try_for_each(|(_, result)| result));
         }
         self.report(&results).await?;
         for (_, result) in results {

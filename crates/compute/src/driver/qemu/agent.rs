@@ -131,7 +131,7 @@ mod tests {
                 let mut hello = Vec::new();
                 theirs.read_until(b'\n', &mut hello).await.unwrap();
                 let hello: Value = serde_json::from_slice(&hello[1..]).unwrap();
-                let answer = format!("{{\"return\": 1}}\n\u{0}half");
+                let answer = "{\"return\": 1}\n\u{0}half";
                 theirs.write_all(answer.as_bytes()).await.unwrap();
                 theirs.write_all(&[0xff]).await.unwrap();
                 let answer = format!("{{\"return\": {}}}\n", hello["arguments"]["id"]);

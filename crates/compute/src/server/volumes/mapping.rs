@@ -49,7 +49,7 @@ pub fn read(
         devices.extend(reader.old(said, is_root)?);
     }
     for said in new {
-        devices.extend(reader.new(said, image)?);
+        devices.extend(reader.read(said, image)?);
     }
     let mut roots = devices.iter().filter(|device| device.device.boot_index == Some(0));
     if roots.nth(1).is_some() {
@@ -89,7 +89,7 @@ impl Reader<'_> {
         Ok(Some(DeviceRequest { source, device, name }))
     }
 
-    fn new(&self, said: &Value, image: &str) -> Result<Option<DeviceRequest>, Failure> {
+    fn read(&self, said: &Value, image: &str) -> Result<Option<DeviceRequest>, Failure> {
         if truth(&said["no_device"]) {
             return Ok(None);
         }

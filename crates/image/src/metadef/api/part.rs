@@ -122,7 +122,7 @@ pub(super) async fn list(
         newest_first.reverse();
     }
     if query.get("sort_key") == Some("name") {
-        newest_first.sort_by(|(a, _), (b, _)| a.cmp(b));
+        newest_first.sort_by_key(|(name, _)| name.as_str());
         if query.get("sort_dir").is_none_or(|direction| direction == "desc") {
             newest_first.reverse();
         }
