@@ -96,7 +96,6 @@ words! {
     }
 }
 
-
 /// What is seen of an attachment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AttachmentStatus {

@@ -83,7 +83,6 @@ words! {
     }
 }
 
-
 /// What is seen of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotStatus {

@@ -167,7 +167,6 @@ words! {
     }
 }
 
-
 impl VolumeState {
     /// Whether attachments alone decide it.
     pub fn follows_attachments(self) -> bool {

@@ -72,7 +72,7 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route("/availability_zones", get(agents::zones))
         .route("/network-ip-availabilities", get(availability::list))
         .route("/network-ip-availabilities/{id}", get(availability::show))
-        .route("/floatingip_pools", get(availability::floating_pools))
+        .route("/floatingip-pools", get(availability::floating_pools))
         .route("/service-providers", get(versions::service_providers))
         .route("/extensions", get(extensions::list))
         .route("/extensions/{alias}", get(extensions::show));

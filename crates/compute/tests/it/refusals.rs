@@ -64,7 +64,7 @@ async fn bad_requests_for_servers_name_what_is_wrong() {
             "block_device_mapping_v2",
             json!([{ "source_type": "volume", "uuid": nowhere }]),
             400,
-            "no volume service",
+            "failed to get volume",
         ),
     ];
     for (field, value, status, words) in table {

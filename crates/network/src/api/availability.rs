@@ -69,7 +69,7 @@ fn view(store: &Store, network: &Resource<Network>) -> Map<String, Value> {
     view.as_object().cloned().unwrap_or_default()
 }
 
-/// `GET /floatingip_pools`: the subnets of external networks from which floating addresses are taken.
+/// `GET /floatingip-pools`: the subnets of external networks from which floating addresses are taken.
 pub(super) async fn floating_pools(
     State(api): State<NetworkApi>,
     caller: Caller,
