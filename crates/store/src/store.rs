@@ -366,14 +366,13 @@ impl Store {
             for record in page.records {
                 after = Some(record.key.clone());
                 there.insert(record.key.clone());
-                self.take(
-                    &Event {
-                        key: record.key,
-                        value: Some(record.value),
-                    },
-                    record.modified,
-                    &mut Vec::new(),
-                );
+                let event = Event {
+                    key: record.key,
+                    value: Some(record.value),
+                };
+                self.take(&event, record.modified, &mut Vec::new())
+                    .iter()
+                    .for_each(tell);
             }
             if !page.more {
                 break;
@@ -383,7 +382,8 @@ impl Store {
         for cache in self.caches() {
             for key in cache.keys() {
                 if !there.contains(&key) {
-                    self.take(&Event { key, value: None }, revision, &mut Vec::new());
+                    let event = Event { key, value: None };
+                    self.take(&event, revision, &mut Vec::new()).iter().for_each(tell);
                 }
             }
         }
@@ -396,8 +396,13 @@ impl Store {
 
     fn apply_batch(&self, batch: &Batch) {
         let mut named = Vec::new();
+        let mut changes = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
-            self.take(event, batch.revision, &mut named);
+            changes.extend(self.take(event, batch.revision, &mut named));
+        }
+        // Told when all of the batch is in: who listens reads what was written together.
+        for change in &changes {
+            tell(change);
         }
         // Looked at when all of the batch is in: an owner may come after what it owns.
         for owner in named {
@@ -407,28 +412,31 @@ impl Store {
         }
     }
 
-    /// Applies an event of a running store and tells who listens; adds the owners that are newly named. A record that
-    /// cannot be read stays as it was, and a panic of a kind's code or a listener ends there: each is a defect to look
-    /// at, not a reason to stop everything else.
-    fn take(&self, event: &Event, revision: Revision, named: &mut Vec<OwnerReference>) {
-        let took = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let Some((cache, applied)) = self.apply(&event.key, revision, event.value.as_deref())? else {
-                return Ok(());
-            };
-            if let Some(uid) = applied.removed {
-                self.0.cascade.add(OwnerReference {
-                    kind: event.key.kind.clone(),
-                    uid,
-                });
+    /// Applies an event of a running store and says what is to be told; adds the owners that are newly named. A record
+    /// that cannot be read stays as it was, and a panic of a kind's code ends there: each is a defect to look at, not a
+    /// reason to stop everything else.
+    fn take(&self, event: &Event, revision: Revision, named: &mut Vec<OwnerReference>) -> Option<Taken<'_>> {
+        let applied = std::panic::AssertUnwindSafe(|| self.apply(&event.key, revision, event.value.as_deref()));
+        match std::panic::catch_unwind(applied) {
+            Ok(Ok(taken)) => {
+                let (cache, mut applied) = taken?;
+                if let Some(uid) = applied.removed {
+                    self.0.cascade.add(OwnerReference {
+                        kind: event.key.kind.clone(),
+                        uid,
+                    });
+                }
+                named.append(&mut applied.owners);
+                Some((cache, applied))
             }
-            named.extend(applied.owners);
-            cache.tell(&*applied.change);
-            Ok::<(), StoreError>(())
-        }));
-        match took {
-            Ok(Ok(())) => {}
-            Ok(Err(failed)) => error!(key = ?event.key, %failed, "could not take in a change"),
-            Err(_) => error!(key = ?event.key, "a panic while a change was taken in"),
+            Ok(Err(failed)) => {
+                error!(key = ?event.key, %failed, "could not take in a change");
+                None
+            }
+            Err(_) => {
+                error!(key = ?event.key, "a panic while a change was taken in");
+                None
+            }
         }
     }
 
@@ -469,6 +477,14 @@ impl Store {
 
 /// An event that a cache has taken in, and which.
 type Taken<'s> = (&'s Arc<dyn AnyCache>, Applied);
+
+/// Tells who listens. A panic of a listener ends there.
+fn tell((cache, applied): &Taken<'_>) {
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.tell(&*applied.change)));
+    if told.is_err() {
+        error!("a panic while a change was told");
+    }
+}
 
 /// Ends what depends on the applier when that ends.
 struct Stops<'s>(&'s Inner);

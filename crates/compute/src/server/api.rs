@@ -296,6 +296,12 @@ fn without_what_is_only_shown(answer: &mut Value) {
     if let Some(members) = answer.as_object_mut() {
         members.retain(|name, _| !ONLY_SHOWN.iter().any(|prefix| name.starts_with(prefix)));
     }
+    let networks = answer["addresses"].as_object_mut().into_iter().flatten();
+    for address in networks.flat_map(|(_, list)| list.as_array_mut().into_iter().flatten()) {
+        if let Some(members) = address.as_object_mut() {
+            members.retain(|name, _| !name.starts_with("OS-EXT-"));
+        }
+    }
 }
 
 /// What a changed server's answer does not have before 2.75, by how the members' names begin.

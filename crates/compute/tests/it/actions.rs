@@ -43,6 +43,11 @@ async fn a_server_is_rescued_and_rebuilt() {
     assert_eq!(status, 202, "{body}");
     assert_eq!(body["server"]["name"], "healed");
     assert_eq!(body["server"]["status"], "REBUILD");
+    let address = &body["server"]["addresses"]["private"][0];
+    assert!(
+        address.get("OS-EXT-IPS:type").is_none() && address["addr"].is_string(),
+        "{body}"
+    );
     let server = cloud.becomes(&id, "ACTIVE").await;
     assert_eq!(server["metadata"], json!({ "a": "b" }));
 

@@ -118,6 +118,27 @@ fn listen(library: &Library) -> Told {
 }
 
 #[tokio::test]
+async fn a_listener_sees_all_that_was_written_together() {
+    let library = Library::open().await;
+    let store = library.store.clone();
+    let seen = Arc::new(Mutex::new(None));
+    let notes = Arc::clone(&seen);
+    library.store.cache::<Shelf>().on_change(move |_| {
+        *notes.lock() = Some(store.get::<Book>(&key::<Book>("a")).is_some());
+    });
+    let mut tx = library.store.begin(me());
+    tx.create(shelf("first")).unwrap();
+    tx.create(book("a", "a")).unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(
+        *seen.lock(),
+        Some(true),
+        "the book was written after the shelf, with it"
+    );
+    library.store.close().await;
+}
+
+#[tokio::test]
 async fn listeners_are_told_every_change_in_order() {
     let library = Library::open().await;
     library.store.cache::<Book>().on_change(|change| {

@@ -73,6 +73,9 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
     }
     if act.from(57) {
         answer["user_data"] = json!(server.spec.user_data);
+        if let Some(members) = answer.as_object_mut() {
+            members.remove("OS-EXT-SRV-ATTR:user_data");
+        }
     }
     answer["adminPass"] = json!(act.text("adminPass").map_or_else(create::new_password, str::to_owned));
     Ok(located(
