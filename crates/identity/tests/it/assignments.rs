@@ -136,7 +136,14 @@ async fn a_domains_own_role_is_only_what_it_implies() {
     let listed = cloud.admin("GET", "/v3/roles?domain_id=default", None).await;
     assert_eq!(listed.names("roles"), ["clerk"]);
     let elsewhere = text(&cloud.create("domains", "domain", json!({ "name": "acme" })).await["id"]);
-    let grant = format!("/v3/domains/{elsewhere}/users/{user}/roles/{own}");
+    let theirs = cloud
+        .create(
+            "projects",
+            "project",
+            json!({ "name": "theirs", "domain_id": elsewhere }),
+        )
+        .await;
+    let grant = format!("/v3/projects/{}/users/{user}/roles/{own}", text(&theirs["id"]));
     assert_eq!(cloud.admin("PUT", &grant, None).await.status, 403);
 }
 

@@ -131,7 +131,7 @@ async fn access_keys_belong_to_who_made_them() {
     );
     assert_eq!(
         cloud.ask(&bob, "GET", &bobs, None).await.status,
-        404,
+        403,
         "a known key does not open another's door"
     );
 
