@@ -23,6 +23,9 @@ pub enum Form {
     Plain,
 }
 
+/// What Nova calls a query in its refusals.
+const QUERY: &str = "query parameters";
+
 /// Says whether a text has a format.
 pub type Format = fn(&str) -> bool;
 
@@ -102,7 +105,7 @@ impl Schema {
         }
         self.validator
             .validate(&Value::Object(members))
-            .map_err(|error| self.refuse(&error, "query parameters"))
+            .map_err(|error| self.refuse(&error, QUERY))
     }
 
     /// Checks a body and turns it into a type.
@@ -116,13 +119,17 @@ impl Schema {
 
     fn refuse(&self, error: &ValidationError<'_>, what: &str) -> Failure {
         let why = self.wording(error);
-        let path: Vec<String> = error
+        let mut path: Vec<String> = error
             .instance_path()
             .as_str()
             .split('/')
             .skip(1)
             .map(unescape)
             .collect();
+        if what == QUERY {
+            // A parameter is a list of values: its name is what the client knows, not the place in the list.
+            path.truncate(1);
+        }
         let message = match (self.form, path.last()) {
             (Form::Nova, Some(last)) => {
                 format!(
@@ -388,7 +395,7 @@ mod tests {
         let failure = schema.check_query(&Query::parse("limit=x")).unwrap_err();
         assert_eq!(
             failure.message,
-            "Invalid input for query parameters 0. Value: x. 'x' does not match '^[0-9]+$'"
+            "Invalid input for query parameters limit. Value: x. 'x' does not match '^[0-9]+$'"
         );
     }
 }
