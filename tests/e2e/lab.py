@@ -131,7 +131,8 @@ def snapshot(lab=None, instances=()):
         namespaces["lab"] = lab.enter()
     seen = {
         "network namespaces": set(_names("/run/netns")),
-        "cgroups": {str(path) for path in _directories("/sys/fs/cgroup")},
+        # Others' come and go with what runs in them; madang's carry its name, wherever they hang.
+        "cgroups": {str(path) for path in _directories("/sys/fs/cgroup") if "madang" in str(path) or "mdg" in str(path)},
         "mounts": {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()},
         "loop devices": {str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")},
         "accounts": set(Path("/etc/passwd").read_text().splitlines()),
