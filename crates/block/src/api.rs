@@ -15,9 +15,10 @@ use axum::{
 };
 use http::StatusCode;
 use jiff::{Timestamp, tz::TimeZone};
+pub(crate) use madang_http::write_failure as failure;
 use madang_http::{Face, Failure, Metrics, Microversion, Microversions, RequestInfo, Shape};
 use madang_identity::Caller;
-use madang_store::{ErrorKind, Resource, Store, StoreError};
+use madang_store::{Resource, Store};
 use serde_json::{Value, json};
 
 pub use policy::POLICY;
@@ -196,15 +197,6 @@ pub(crate) fn base(info: &RequestInfo) -> String {
     let url = info.url();
     let end = url.find("/v3").unwrap_or(url.len());
     url[..end].trim_end_matches('/').to_owned()
-}
-
-/// A failed write, in Cinder's words: a lost race is a conflict that may be tried again.
-pub(crate) fn failure(error: StoreError) -> Failure {
-    match error {
-        StoreError::Conflict { .. } => Failure::conflict("The resource was changed by another request. Try again."),
-        other if other.kind() == ErrorKind::Internal => Failure::internal(other.to_string()),
-        other => other.into(),
-    }
 }
 
 /// Requires that a caller may do `rule` to what belongs to `project`, which it may know of.

@@ -14,9 +14,10 @@ use axum::{
     Router,
     routing::{any, delete, get, post},
 };
+pub(crate) use madang_http::write_failure as failure;
 use madang_http::{Face, Failure, Metrics, Microversion, Microversions, RequestInfo, Shape};
 use madang_identity::Caller;
-use madang_store::{ErrorKind, Store, StoreError};
+use madang_store::Store;
 
 pub use policy::POLICY;
 
@@ -210,15 +211,6 @@ pub(crate) fn base(info: &RequestInfo) -> String {
     let url = info.url();
     let end = url.find("/v2").unwrap_or(url.len());
     url[..end].to_owned()
-}
-
-/// A failed write, in Nova's words: a lost race is a conflict that may be tried again.
-pub(crate) fn failure(error: StoreError) -> Failure {
-    match error {
-        StoreError::Conflict { .. } => Failure::conflict("The resource was changed by another request. Try again."),
-        other if other.kind() == ErrorKind::Internal => Failure::internal(other.to_string()),
-        other => other.into(),
-    }
 }
 
 /// Requires that a caller may do `rule` to what belongs to `project`, which it may know of.

@@ -38,6 +38,15 @@ pub struct Failure {
     more: Option<Box<More>>,
 }
 
+/// A failed write, in the words of Nova and Cinder: a lost race is a conflict that may be tried again.
+pub fn write_failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::Conflict { .. } => Failure::conflict("The resource was changed by another request. Try again."),
+        other if other.kind() == ErrorKind::Internal => Failure::internal(other.to_string()),
+        other => other.into(),
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct More {
     status: Option<StatusCode>,

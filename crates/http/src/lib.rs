@@ -36,7 +36,9 @@ mod version;
 
 pub use body::{Json, json};
 pub use face::{DEFAULT_BODY_BYTES, DEFAULT_TIME, Face, Shape};
-pub use failure::{Failure, MALFORMED_BODY, NO_SUCH_METHOD, NO_SUCH_ROUTE, TOO_LARGE, UNSUPPORTED_CONTENT_TYPE};
+pub use failure::{
+    Failure, MALFORMED_BODY, NO_SUCH_METHOD, NO_SUCH_ROUTE, TOO_LARGE, UNSUPPORTED_CONTENT_TYPE, write_failure,
+};
 pub use fields::Fields;
 pub use health::Health;
 pub use metrics::Metrics;

@@ -38,8 +38,8 @@ impl Model {
         match self {
             Self::Flat => "Limit enforcement and validation does not take project hierarchy into consideration.",
             Self::StrictTwoLevel => {
-                "This model requires project hierarchy never exceeds a depth of two: a project's limit is never above \
-                 that of the domain it is in."
+                "A project's limit is never above that of the domain it is in. How deep the project hierarchy is is \
+                 not checked."
             }
         }
     }
