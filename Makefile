@@ -24,7 +24,8 @@ build: ## the binary alone: target/release/madang
 test: ## everything: lints, layout, unit and property tests, the crash test, root tests, end to end
 	@scripts/bootstrap test
 	@scripts/test-env
-	@$(MAKE) --no-print-directory check test-unit test-root test-e2e
+	@$(MAKE) --no-print-directory check test-unit test-root
+	@scripts/e2e $(ARGS) # on the binary that the root tests have just built
 
 test-unit: ## what needs neither root nor network
 	@scripts/bootstrap test-unit
