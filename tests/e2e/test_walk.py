@@ -292,7 +292,8 @@ def test_status_shows_what_runs(cloud):
     text = cloud.cli("status")
     for word in ("compute", "network", "image", "identity"):
         assert word in text, text
-    assert re.search(r"\b2\b", text), text
+    assert re.search(r"QEMU +up, enabled +2 ", text) and "servers 2 " in text and "2 servers ACTIVE" in text, text
+    assert text.count("/volume/") == 1, text
 
 
 def test_everything_is_deleted(cloud):

@@ -14,6 +14,8 @@ use crate::credentials::Endpoint;
 
 /// A local server answers in milliseconds; one that does not within this is not well.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest page that every service gives.
+const PAGE: usize = 1000;
 /// An image takes as long as the disk.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -65,6 +67,28 @@ impl Client {
     /// No answer, another status than success (with the answer's own words), or no JSON.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.get_url(&format!("{}{path}", self.url)).await
+    }
+
+    /// Everything of a list that comes in pages. `path` ends in its query.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn list(&self, path: &str, name: &str) -> anyhow::Result<Vec<Value>> {
+        let mut all = Vec::new();
+        let mut marker = String::new();
+        loop {
+            let mut page = self.get(&format!("{path}&limit={PAGE}{marker}")).await?;
+            let Value::Array(items) = page[name].take() else {
+                bail!("{path} does not answer a list of {name}");
+            };
+            let last = items.last().and_then(|item| item["id"].as_str());
+            marker = last.map(|id| format!("&marker={id}")).unwrap_or_default();
+            let is_last = items.len() < PAGE || marker.is_empty();
+            all.extend(items);
+            if is_last {
+                return Ok(all);
+            }
+        }
     }
 
     /// Asks for an absolute address; its JSON.

@@ -32,8 +32,14 @@ pub async fn run(data: &DataDir) -> anyhow::Result<()> {
         holder.pid.unwrap_or_default()
     ));
     let mut table = table(["service", "state", "endpoint"]);
+    let mut shown = Vec::new();
     for service in &services {
         let root = service.url.split("/v").next().unwrap_or(&service.url);
+        // One service may be in the catalog under several names.
+        if shown.contains(&root) {
+            continue;
+        }
+        shown.push(root);
         let state = match client.get_url(&format!("{root}/")).await {
             Ok(_) => "up".to_owned(),
             Err(error) => format!("{error:#}"),
@@ -42,22 +48,27 @@ pub async fn run(data: &DataDir) -> anyhow::Result<()> {
     }
     line(&format!("\n{table}"));
 
-    let hosts = client.get("/compute/v2.1/os-hypervisors/detail").await?;
+    let hosts = client
+        .get("/compute/v2.1/os-hypervisors/detail?with_servers=true")
+        .await?;
     let providers = client.get("/placement/resource_providers").await?;
     line(&format!("\n{}", host_table(&client, &hosts, &providers).await));
 
     let servers = client
-        .get("/compute/v2.1/servers/detail?all_tenants=1&limit=1000")
+        .list("/compute/v2.1/servers/detail?all_tenants=1", "servers")
         .await?;
+    let mut usage = vec![format!("servers {}", servers.len())];
+    usage.push(format!(
+        "images {}",
+        client.list("/image/v2/images?visibility=all", "images").await?.len()
+    ));
     let lists = [
-        ("networks", "/network/v2.0/networks", "networks"),
-        ("ports", "/network/v2.0/ports", "ports"),
-        ("images", "/image/v2/images?limit=1000", "images"),
-        ("projects", "/identity/v3/projects", "projects"),
+        ("networks", "/network/v2.0/networks"),
+        ("ports", "/network/v2.0/ports"),
+        ("projects", "/identity/v3/projects"),
     ];
-    let mut usage = vec![format!("servers {}", count(&servers, "servers"))];
-    for (what, path, list) in lists {
-        usage.push(format!("{what} {}", count(&client.get(path).await?, list)));
+    for (what, path) in lists {
+        usage.push(format!("{what} {}", items(&client.get(path).await?, what).count()));
     }
     line(&format!("\n{}", usage.join("   ")));
     for (status, count) in by_status(&servers) {
@@ -140,13 +151,9 @@ fn items<'a>(answer: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     answer[list].as_array().into_iter().flatten()
 }
 
-fn count(answer: &Value, list: &str) -> usize {
-    items(answer, list).count()
-}
-
-fn by_status(servers: &Value) -> Vec<(String, usize)> {
+fn by_status(servers: &[Value]) -> Vec<(String, usize)> {
     let mut counts = std::collections::BTreeMap::new();
-    for server in items(servers, "servers") {
+    for server in servers {
         *counts
             .entry(server["status"].as_str().unwrap_or("?").to_owned())
             .or_default() += 1;
@@ -162,9 +169,11 @@ mod tests {
 
     #[test]
     fn servers_are_counted_by_status() {
-        let servers = json!({"servers": [{"status": "ACTIVE"}, {"status": "ERROR"}, {"status": "ACTIVE"}]});
+        let servers = [
+            json!({"status": "ACTIVE"}),
+            json!({"status": "ERROR"}),
+            json!({"status": "ACTIVE"}),
+        ];
         assert_eq!(by_status(&servers), [("ACTIVE".to_owned(), 2), ("ERROR".to_owned(), 1)]);
-        assert_eq!(count(&servers, "servers"), 3);
-        assert_eq!(count(&servers, "others"), 0);
     }
 }
