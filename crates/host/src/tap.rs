@@ -51,6 +51,17 @@ pub async fn open(netns: &Netns, name: &str) -> Result<OwnedFd> {
         .map_err(|source| Error::Io { action, source })
 }
 
+/// Whether somebody has the tap `name` of the namespace open. What is not there, or no tap, nobody has open.
+pub async fn is_open(netns: &Netns, name: &str) -> Result<bool> {
+    check_name(name)?;
+    let device = name.to_owned();
+    let tried = netns.run(move || match nix::net::if_::if_nametoindex(device.as_str()) {
+        Ok(_) => attach(&device).err().and_then(|error| error.raw_os_error()),
+        Err(_) => None,
+    });
+    Ok(tried.await? == Some(libc::EBUSY))
+}
+
 fn attach(name: &str) -> io::Result<File> {
     let tap = OpenOptions::new()
         .read(true)

@@ -249,8 +249,11 @@ async fn a_tap_is_held_by_one_at_a_time() {
     tap::ensure(&fabric, "t0").await.unwrap();
     let held = tap::open(&fabric, "t0").await.unwrap();
     assert!(tap::open(&fabric, "t0").await.is_err());
+    assert!(tap::is_open(&fabric, "t0").await.unwrap());
     tap::ensure(&fabric, "t0").await.unwrap();
     drop(held);
+    assert!(!tap::is_open(&fabric, "t0").await.unwrap());
+    assert!(!tap::is_open(&fabric, "t1").await.unwrap(), "it is not there");
     tap::open(&fabric, "t0").await.unwrap();
     fixture.finish().await;
 }

@@ -55,7 +55,7 @@ pub fn peer(port: Uuid) -> String {
 }
 
 /// Whether a link of the fabric is a port's device.
-pub(super) fn is_device(link: &str) -> bool {
+pub(crate) fn is_device(link: &str) -> bool {
     link.starts_with(DEVICE)
 }
 

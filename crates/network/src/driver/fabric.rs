@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::{StreamExt, stream};
 use madang_host::{
     Error, Instance, Result,
-    link::{Bridge, Link, Links, Removals, VethEnd},
+    link::{Bridge, Change, Link, Links, Removals, VethEnd},
     netns::Netns,
     nft,
     process::Command,
@@ -133,6 +133,16 @@ impl FabricSpace {
 
     async fn take_one(&self, step: Step, wanted: &Fabric) -> Result<()> {
         match step {
+            // A machine whose tap goes under its feet ends: it loses the wire now, and the tap goes in a thorough pass
+            // once the machine has let go of it.
+            Step::RemoveLink(name) if names::is_device(&name) && tap::is_open(&self.netns, &name).await? => {
+                let unplugged = Change {
+                    up: Some(false),
+                    master: Some(None),
+                    ..Change::default()
+                };
+                self.links.change(&name, &unplugged).await
+            }
             Step::RemoveLink(name) => self.links.remove(&name).await,
             Step::AddBridge { name, mtu, mac } => {
                 self.links
