@@ -189,12 +189,15 @@ pub async fn lock(store: &Store, caller: &Caller, server: &Resource<Server>, rea
 /// Unlocks it.
 ///
 /// # Errors
-/// `Conflict` when an admin locked it and the caller is none.
+/// `Forbidden` when an admin locked it and the caller is none.
 pub async fn unlock(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
     let may_override = caller.allows("os_compute_api:os-lock-server:unlock:unlock_override", &[]);
     edit(store, caller, server, |server| {
         if server.spec.lock.as_ref().is_some_and(|lock| lock.by_admin) && !may_override {
-            return Err(locked(server));
+            let rule = "os_compute_api:os-lock-server:unlock:unlock_override";
+            return Err(Failure::forbidden(format!(
+                "Policy doesn't allow {rule} to be performed."
+            )));
         }
         server.spec.lock = None;
         server.status.action = Some(Doing::new("unlock", &caller.cause()));
