@@ -35,7 +35,7 @@ use madang_store::{Key, Resource, Store, StoreError};
 use tokio::sync::broadcast;
 use tracing::{info, warn};
 
-pub use self::heartbeat::HostFacts;
+pub use self::{config_drive::ConfigDriveFormat, heartbeat::HostFacts};
 use self::{plan::Step, slots::Slots};
 use crate::server::{AGENT_FINALIZER, Server};
 
@@ -64,6 +64,8 @@ pub struct AgentOptions {
     pub images: Arc<dyn Cache>,
     /// Takes files as the bytes of images.
     pub intake: Arc<dyn Intake>,
+    /// What config drives are.
+    pub config_drive: ConfigDriveFormat,
 }
 
 /// What workloads stand on.

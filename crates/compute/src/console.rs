@@ -4,6 +4,8 @@ pub(crate) mod api;
 pub(crate) mod door;
 mod tokens;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use madang_host::workload::{ConsoleKind, DriverError, Session};
 use madang_store::Resource;
@@ -37,11 +39,11 @@ pub struct LocalConsoles {
 }
 
 impl LocalConsoles {
-    /// Through the hosts' drivers.
-    pub fn new(reach: Reach) -> Self {
+    /// Through the hosts' drivers; a token opens its console for so long.
+    pub fn new(reach: Reach, life: Duration) -> Self {
         Self {
             reach,
-            tokens: Tokens::default(),
+            tokens: Tokens::new(life),
         }
     }
 }

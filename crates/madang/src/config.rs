@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
-use madang_compute::server::control::Options;
+use madang_compute::{agent::ConfigDriveFormat, server::control::Options};
 use serde::Deserialize;
 
 use crate::cli;
@@ -54,6 +54,8 @@ pub struct Compute {
     /// Negative for never.
     pub shelved_offload_time: i64,
     pub keep_deleted: u64,
+    pub console_token_life: u64,
+    pub config_drive_format: ConfigDriveFormat,
 }
 
 impl Default for Compute {
@@ -63,6 +65,8 @@ impl Default for Compute {
             reclaim_instance_interval: 0,
             shelved_offload_time: 0,
             keep_deleted: 86_400,
+            console_token_life: 600,
+            config_drive_format: ConfigDriveFormat::default(),
         }
     }
 }
@@ -75,6 +79,7 @@ impl Compute {
             reclaim_instance_interval: Duration::from_secs(self.reclaim_instance_interval),
             shelved_offload_time: u64::try_from(self.shelved_offload_time).ok().map(Duration::from_secs),
             keep_deleted: Duration::from_secs(self.keep_deleted),
+            console_token_life: Duration::from_secs(self.console_token_life),
             ..Options::default()
         }
     }

@@ -38,7 +38,7 @@ impl Agent {
         let dir = self.directory(server).await?;
         let wants_drive = server.spec.config_drive && server.spec.driver == "qemu" && self.options.ground.is_some();
         let config_drive = match wants_drive {
-            true => Some(config_drive::write(&self.store, server, &dir).await?),
+            true => Some(config_drive::write(&self.store, server, self.options.config_drive, &dir).await?),
             false => None,
         };
         Ok(Workload {

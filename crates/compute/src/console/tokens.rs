@@ -10,9 +10,6 @@ use madang_store::Key;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
-/// How long a token opens its console. Source: Nova's `consoleauth.token_ttl`.
-pub const LIFE: Duration = Duration::from_secs(600);
-
 /// Tokens at a time; beyond that the oldest ends.
 const MOST: usize = 4096;
 
@@ -27,12 +24,21 @@ pub struct Grant {
 }
 
 /// All tokens of this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tokens {
+    life: Duration,
     grants: Mutex<HashMap<String, Grant>>,
 }
 
 impl Tokens {
+    /// None yet; each opens its console for so long.
+    pub fn new(life: Duration) -> Self {
+        Self {
+            life,
+            grants: Mutex::default(),
+        }
+    }
+
     /// A new token.
     pub fn issue(&self, server: Key, kind: ConsoleKind) -> String {
         let mut secret = [0_u8; 32];
@@ -49,7 +55,7 @@ impl Tokens {
             let oldest = oldest.0.clone();
             grants.remove(&oldest);
         }
-        let until = now + LIFE;
+        let until = now + self.life;
         grants.insert(token.clone(), Grant { server, kind, until });
         token
     }
@@ -65,13 +71,15 @@ impl Tokens {
 mod tests {
     use super::*;
 
+    const LIFE: Duration = Duration::from_secs(600);
+
     fn key(name: &str) -> Key {
         Key::new("servers", "p1", "", name)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_for_one_server_and_ends() {
-        let tokens = Tokens::default();
+        let tokens = Tokens::new(LIFE);
         let token = tokens.issue(key("a"), ConsoleKind::Vnc);
         assert_eq!(tokens.find(&token).unwrap().server, key("a"));
         assert!(tokens.find(&format!("bad{token}")).is_none());
@@ -81,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn there_are_never_too_many() {
-        let tokens = Tokens::default();
+        let tokens = Tokens::new(LIFE);
         let first = tokens.issue(key("a"), ConsoleKind::Serial);
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..MOST {

@@ -23,6 +23,8 @@ pub struct Options {
     pub reclaim_instance_interval: Duration,
     /// A shelved server leaves its host after this; at once when zero, never when none. Nova's `shelved_offload_time`.
     pub shelved_offload_time: Option<Duration>,
+    /// How long a console's token opens it. Nova's `token_ttl`.
+    pub console_token_life: Duration,
     /// How long what is told of servers that are gone is kept, and the records of what was done to them.
     pub keep_deleted: Duration,
     /// How many servers that are gone are told of at most.
@@ -35,6 +37,7 @@ impl Default for Options {
             resize_confirm_window: Duration::ZERO,
             reclaim_instance_interval: Duration::ZERO,
             shelved_offload_time: Some(Duration::ZERO),
+            console_token_life: Duration::from_secs(600),
             keep_deleted: Duration::from_secs(24 * 3600),
             keep_deleted_count: 10_000,
         }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use axum::{Router, body::Body, extract::Request, middleware, response::Response};
 use http_body_util::BodyExt as _;
 use madang_compute::{
-    agent::{AgentOptions, HostFacts},
+    agent::{AgentOptions, ConfigDriveFormat, HostFacts},
     api::ComputeApi,
     console::LocalConsoles,
     driver::simulated::{Behaviour, SimulatedDriver, World},
@@ -157,6 +157,7 @@ impl Cloud {
                 store: store.clone(),
                 directory: dir.path().to_owned(),
             }),
+            config_drive: ConfigDriveFormat::default(),
         };
         let hosts = agent.hosts.clone();
         madang_compute::agent::run(&store, agent, &group);
@@ -175,7 +176,7 @@ impl Cloud {
         let reach = Reach::default().and(hosts, drivers.into());
         let api = ComputeApi {
             store: store.clone(),
-            consoles: Arc::new(LocalConsoles::new(reach.clone())),
+            consoles: Arc::new(LocalConsoles::new(reach.clone(), options.chosen.console_token_life)),
             reach,
             options: options.chosen,
         };

@@ -196,7 +196,7 @@ impl Cloud {
         let network = madang_network::NetworkApi { store: store.clone() };
         let compute = madang_compute::api::ComputeApi {
             store: store.clone(),
-            consoles: Arc::new(LocalConsoles::new(reach.clone())),
+            consoles: Arc::new(LocalConsoles::new(reach.clone(), options.console_token_life)),
             reach,
             options,
         };

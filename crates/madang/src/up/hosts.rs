@@ -11,7 +11,7 @@ use anyhow::Context;
 use madang_block::{api::BlockApi, driver::file::FileBackEnd};
 use madang_compute::{
     Phase, Power, Server,
-    agent::{AgentOptions, Ground, HostFacts},
+    agent::{AgentOptions, ConfigDriveFormat, Ground, HostFacts},
     driver::{
         qemu::QemuDriver,
         simulated::{Behaviour, SimulatedDriver, World},
@@ -209,6 +209,7 @@ pub fn start(
         drivers,
         images: Arc::clone(&images),
         intake: Arc::clone(&intake),
+        config_drive: config.compute.config_drive_format,
     };
     madang_compute::agent::run(&cloud.store, options, group);
     if config.simulated_hosts > 0 {
@@ -264,6 +265,7 @@ fn simulate(
         drivers,
         images,
         intake,
+        config_drive: ConfigDriveFormat::default(),
     };
     madang_compute::agent::run(&cloud.store, options, group);
 }
