@@ -76,6 +76,7 @@ pub async fn examine(directory: &Path) -> Vec<Capability> {
     found.extend(examine_kernel().await);
     found.push(examine_overlay(directory).await);
     found.push(examine_groups());
+    found.push(examine_firmware());
     found
 }
 
@@ -104,6 +105,12 @@ const PROGRAMS: &[Program] = &[
         version: &["--version"],
         needed_for: "containers",
         remedy: "install it with `apt-get install runc`",
+    },
+    Program {
+        name: "swtpm",
+        version: &["--version"],
+        needed_for: "trusted platform modules of virtual machines",
+        remedy: "install it with `apt-get install swtpm`",
     },
     Program {
         name: "nft",
@@ -269,6 +276,22 @@ fn try_overlay(base: &Path) -> Result<()> {
         .map_err(Error::io("mount an overlay"))?;
         umount2(&target, MntFlags::MNT_DETACH).map_err(Error::io("unmount an overlay"))
     })
+}
+
+/// Debian's package puts it in one of these places, older releases in the second.
+fn examine_firmware() -> Capability {
+    let places = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_CODE.fd"];
+    let found = places.into_iter().find(|place| Path::new(place).exists());
+    let result = found.map(|_| ()).ok_or_else(|| Error::Invalid("not installed".into()));
+    let detail = found.unwrap_or("not installed").to_owned();
+    let remedy = "install it with `apt-get install ovmf`";
+    verdict(
+        "UEFI firmware",
+        "virtual machines that start through UEFI",
+        result,
+        detail,
+        remedy,
+    )
 }
 
 fn examine_groups() -> Capability {

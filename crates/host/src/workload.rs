@@ -350,8 +350,8 @@ pub trait Driver: Send + Sync {
         refuse(self.name(), "detach a disk")
     }
 
-    /// Tells the guest of a disk's new size in bytes, after its back end has made it so.
-    async fn grow_disk(&self, _id: Uuid, _disk: Uuid, _bytes: u64) -> Result<(), DriverError> {
+    /// Makes a disk so many bytes bigger than before that it has `bytes`; a running guest sees it at once.
+    async fn grow_disk(&self, _id: Uuid, _disk: &Disk, _bytes: u64) -> Result<(), DriverError> {
         refuse(self.name(), "grow a disk")
     }
 

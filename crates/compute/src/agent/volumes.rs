@@ -228,8 +228,10 @@ impl Agent {
     ) -> Result<(), AgentError> {
         if let (VolumeState::Extending, Some(Task::Extend { size_gib })) = (volume.status.state, &volume.status.task) {
             let size_gib = *size_gib;
-            let (id, disk) = (server.metadata.uid, volume.metadata.uid);
-            let grown = driver.grow_disk(id, disk, u64::from(size_gib) * GIB).await;
+            let disk = self.disk(attachment)?;
+            let grown = driver
+                .grow_disk(server.metadata.uid, &disk, u64::from(size_gib) * GIB)
+                .await;
             let failed = grown.err().map(|error| error.to_string());
             self.change_volume(server, volume, |volume| {
                 if volume.status.state != VolumeState::Extending {

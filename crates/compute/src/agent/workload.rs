@@ -172,8 +172,16 @@ impl Agent {
             .as_ref()
             .is_some_and(|image| image.spec.disk_format == Some(madang_image::DiskFormat::Iso));
         let flavor = &server.spec.flavor;
-        let built = hardware::of(properties, is_iso, &flavor.extra_specs, flavor.vcpus, flavor.ram_mb);
-        built.map_err(|unfit| DriverError::Broken(unfit.to_string()))
+        let unfit = |unfit: hardware::Unfit| DriverError::Broken(unfit.to_string());
+        let mut built =
+            hardware::of(properties, is_iso, &flavor.extra_specs, flavor.vcpus, flavor.ram_mb).map_err(unfit)?;
+        let rescuer = server.spec.asked.rescue.as_ref();
+        if let Some(rescuer) =
+            rescuer.and_then(|rescue| self.store.cache::<madang_image::Image>().by_name(&rescue.image))
+        {
+            built.rescue = hardware::rescuer(&rescuer.spec.properties).map_err(unfit)?;
+        }
+        Ok(built)
     }
 
     async fn image(&self, id: &str) -> Result<CachedImage, DriverError> {

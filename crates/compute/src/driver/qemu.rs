@@ -32,8 +32,10 @@ mod record;
 #[cfg(test)]
 mod root_tests;
 mod session;
+mod shape;
 mod snapshot;
 mod suspend;
+mod tpm;
 mod usage;
 
 use std::{
@@ -371,11 +373,23 @@ impl Driver for QemuDriver {
         }
     }
 
-    async fn grow_disk(&self, id: Uuid, disk: Uuid, bytes: u64) -> Result<(), DriverError> {
+    async fn grow_disk(&self, id: Uuid, disk: &Disk, bytes: u64) -> Result<(), DriverError> {
+        let Some(slot) = self.slot(id) else {
+            return disk::grow_closed(disk, bytes).await;
+        };
+        let _turn = slot.turn.lock().await;
+        match slot.machine() {
+            Some(machine) => hotplug::grow_disk(&machine, disk.id, bytes).await,
+            None => disk::grow_closed(disk, bytes).await,
+        }
+    }
+
+    async fn stack_disk(&self, id: Uuid, top: &Disk) -> Result<(), DriverError> {
         let Some(slot) = self.slot(id) else { return Ok(()) };
         let _turn = slot.turn.lock().await;
         match slot.machine() {
-            Some(machine) => hotplug::grow_disk(&machine, disk, bytes).await,
+            Some(machine) => hotplug::stack_disk(&machine, top).await,
+            // What is off starts with it.
             None => Ok(()),
         }
     }

@@ -388,8 +388,8 @@ impl Driver for SimulatedDriver {
         self.change_devices(id, |machine| machine.disks.retain(|one| *one != disk))
     }
 
-    async fn grow_disk(&self, id: Uuid, disk: Uuid, bytes: u64) -> Result<(), DriverError> {
-        self.change_devices(id, |machine| machine.ask(format!("disk {disk} has {bytes} bytes")))
+    async fn grow_disk(&self, id: Uuid, disk: &Disk, bytes: u64) -> Result<(), DriverError> {
+        self.change_devices(id, |machine| machine.ask(format!("disk {} has {bytes} bytes", disk.id)))
     }
 
     async fn stack_disk(&self, id: Uuid, top: &Disk) -> Result<(), DriverError> {

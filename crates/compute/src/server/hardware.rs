@@ -98,8 +98,35 @@ pub fn of(image: &Properties, is_iso: bool, specs: &Properties, vcpus: u32, ram_
             })
             .transpose()?,
         page_size_kib: None,
+        rescue: None,
         numa: said.numa(vcpus, ram_mb)?,
     })
+}
+
+/// How a rescuer is plugged in where its image says that all other disks keep their places. Source: Nova's stable device
+/// rescue, `hw_rescue_bus` and `hw_rescue_device`, either of which asks for it.
+///
+/// # Errors
+/// [`Unfit`], naming property and value.
+pub fn rescuer(image: &Properties) -> Result<Option<(DiskBus, DiskKind)>, Unfit> {
+    let specs = Properties::new();
+    let said = Said { image, specs: &specs };
+    let kinds = [("disk", DiskKind::Disk), ("cdrom", DiskKind::Cdrom)];
+    let (bus, kind) = (
+        said.image_one_of("hw_rescue_bus", DISK_BUSES)?,
+        said.image_one_of("hw_rescue_device", &kinds)?,
+    );
+    if (bus, kind) == (None, None) {
+        return Ok(None);
+    }
+    let kind = kind.unwrap_or_default();
+    let usual = if kind == DiskKind::Cdrom {
+        DiskBus::Sata
+    } else {
+        DiskBus::default()
+    };
+    let by_image = said.image_one_of("hw_disk_bus", DISK_BUSES)?;
+    Ok(Some((bus.or(by_image).unwrap_or(usual), kind)))
 }
 
 const DISK_BUSES: &[(&str, DiskBus)] = &[
@@ -402,6 +429,30 @@ mod tests {
 
     fn fit(image: &[(&str, &str)], specs: &[(&str, &str)]) -> Result<Hardware, Unfit> {
         of(&properties(image), false, &properties(specs), 4, 1024)
+    }
+
+    #[test]
+    fn a_rescuer_stands_last_where_its_image_says_so() {
+        let of = |pairs: &[(&str, &str)]| rescuer(&properties(pairs));
+        assert_eq!(of(&[("hw_disk_bus", "scsi")]), Ok(None));
+        assert_eq!(
+            of(&[("hw_rescue_device", "disk")]),
+            Ok(Some((DiskBus::Virtio, DiskKind::Disk)))
+        );
+        assert_eq!(
+            of(&[("hw_rescue_device", "cdrom")]),
+            Ok(Some((DiskBus::Sata, DiskKind::Cdrom)))
+        );
+        assert_eq!(
+            of(&[("hw_rescue_bus", "usb")]),
+            Ok(Some((DiskBus::Usb, DiskKind::Disk)))
+        );
+        assert!(
+            of(&[("hw_rescue_bus", "floppy")])
+                .unwrap_err()
+                .to_string()
+                .contains("floppy")
+        );
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Hardware {
     pub cpu_quota: Option<(u64, u64)>,
     /// The size of memory pages in KiB, when not the usual. Source: `hw:mem_page_size`.
     pub page_size_kib: Option<u64>,
+    /// How its rescuer's disk is plugged in, beside all others and after them; before all others where nothing is said.
+    /// Source: `hw_rescue_bus`, `hw_rescue_device` of the rescuer's image.
+    pub rescue: Option<(DiskBus, DiskKind)>,
     /// Memory in MiB and processors of each node, when it has more than one. Source: `hw:numa_*`.
     pub numa: Vec<NumaNode>,
 }

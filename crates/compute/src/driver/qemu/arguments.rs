@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use madang_host::{
     acceleration::{Acceleration, Probe},
-    workload::{DiskBus, DiskFormat, DiskKind, Firmware, Root, Video, Workload},
+    workload::{DiskBus, DiskFormat, DiskKind, Firmware, Root, TpmVersion, Video, Workload},
 };
 use serde_json::{Value, json};
 
@@ -59,6 +59,8 @@ pub(super) struct Descriptors {
     pub taps: Vec<RawFd>,
     /// `/dev/kvm`, when its permissions would keep the machine's user out.
     pub kvm: Option<RawFd>,
+    /// The wire to its trusted platform module.
+    pub tpm: Option<RawFd>,
     /// The memory it goes on with.
     pub memory: Option<RawFd>,
 }
@@ -75,6 +77,7 @@ pub(super) fn arguments(workload: &Workload, devices: &Devices, probe: &Probe, f
     args.kernel(workload, fds);
     args.interfaces(workload, devices, fds);
     args.small_devices(workload, fds);
+    args.tpm(workload, fds);
     if let Some(fd) = fds.memory {
         args.add("-incoming", format!("fd:{fd}"));
     }
@@ -125,8 +128,13 @@ impl Arguments {
             Firmware::Bios => (false, String::new()),
             Firmware::Uefi { is_secure } => (is_secure, ",pflash0=firmware,pflash1=firmware-vars".to_owned()),
         };
-        // Only the firmware writes what it keeps, in a mode that the guest has no way into.
-        let smm = if is_secure { "on" } else { "off" };
+        // Secure firmware alone writes what it keeps, in a mode that the guest has no way into. Without that mode, QEMU 10
+        // shows q35's guest memory where the screen's should be, and nobody sees what is written there.
+        let smm = if is_secure || hardware.video != Video::None {
+            "on"
+        } else {
+            "off"
+        };
         let without = match is_modern(board) {
             true => format!("smm={smm},vmport=off,hpet=off,sata={sata},smbus=off"),
             false => "smm=off,vmport=off,hpet=off".to_owned(),
@@ -227,7 +235,7 @@ impl Arguments {
             true => self.add("-device", format!("pcie-pci-bridge,id={BRIDGE}")),
             false => self.add("-device", format!("pci-bridge,id={BRIDGE},chassis_nr=1")),
         }
-        let has = |bus| hardware.disk_bus == bus || workload.disks.iter().any(|disk| disk.bus == bus);
+        let has = |wanted| buses(workload).any(|bus| bus == wanted);
         if has(DiskBus::Scsi) {
             self.add("-device", "virtio-scsi-pci,id=scsi");
         }
@@ -261,7 +269,9 @@ impl Arguments {
 
     fn disks(&mut self, workload: &Workload, devices: &Devices, fds: &Descriptors) {
         let hardware = &workload.hardware;
-        if let Some(node) = self.layers(&fds.rescue) {
+        if hardware.rescue.is_none()
+            && let Some(node) = self.layers(&fds.rescue)
+        {
             self.disk(
                 hardware.disk_bus,
                 DiskKind::Disk,
@@ -298,6 +308,13 @@ impl Arguments {
             self.layers(layers);
             let place = self.place(disk.bus);
             self.add_json("-device", &devices::disk_device(disk, entry, place));
+        }
+        if let Some((bus, kind)) = hardware.rescue
+            && let Some(node) = self.layers(&fds.rescue)
+        {
+            let place = self.place(bus);
+            let rescuer = devices::rescuer(bus, kind, &workload.id.to_string(), place, &node);
+            self.add_json("-device", &rescuer);
         }
     }
 
@@ -337,6 +354,17 @@ impl Arguments {
         }
     }
 
+    fn tpm(&mut self, workload: &Workload, fds: &Descriptors) {
+        let Some(fd) = fds.tpm else { return };
+        self.add("-chardev", format!("socket,id=tpm,fd={fd}"));
+        self.add("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+        let device = match workload.hardware.tpm {
+            Some(TpmVersion::V2) => "tpm-crb,tpmdev=tpm0",
+            _ => "tpm-tis,tpmdev=tpm0",
+        };
+        self.add("-device", device);
+    }
+
     fn small_devices(&mut self, workload: &Workload, fds: &Descriptors) {
         if !workload.hardware.is_without_rng {
             self.add("-object", "rng-builtin,id=random");
@@ -361,10 +389,19 @@ fn is_modern(board: &str) -> bool {
 }
 
 fn has_sata(workload: &Workload) -> bool {
-    let is = |bus| matches!(bus, DiskBus::Sata | DiskBus::Ide);
-    is(workload.hardware.disk_bus)
-        || workload.hardware.root_kind == DiskKind::Cdrom
-        || workload.disks.iter().any(|disk| is(disk.bus))
+    workload.hardware.root_kind == DiskKind::Cdrom
+        || buses(workload).any(|bus| matches!(bus, DiskBus::Sata | DiskBus::Ide))
+}
+
+/// The buses that its disks are on.
+fn buses(workload: &Workload) -> impl Iterator<Item = DiskBus> {
+    let hardware = &workload.hardware;
+    let rescuer = hardware
+        .rescue
+        .filter(|_| workload.rescue.is_some())
+        .map(|(bus, _)| bus);
+    let disks = workload.disks.iter().map(|disk| disk.bus);
+    disks.chain([hardware.disk_bus]).chain(rescuer)
 }
 
 #[cfg(test)]

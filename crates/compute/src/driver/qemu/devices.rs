@@ -42,6 +42,9 @@ pub(super) struct Devices {
     pub disks: Vec<DiskEntry>,
     #[serde(default)]
     pub nics: Vec<NicEntry>,
+    /// Limits of each interface in bytes a second, to and from the guest.
+    #[serde(default)]
+    pub nic_limits: (Option<u64>, Option<u64>),
 }
 
 /// A disk beside the root.
@@ -73,6 +76,7 @@ impl Default for Devices {
             nic_driver: virtio(),
             disks: Vec::new(),
             nics: Vec::new(),
+            nic_limits: (None, None),
         }
     }
 }
@@ -105,6 +109,7 @@ impl Devices {
     /// What a machine is started with; what was there before stays where it was.
     pub fn plan(mut self, workload: &Workload) -> Result<Self, DriverError> {
         self.nic_driver = nic_driver(workload.hardware.nic_model).to_owned();
+        self.nic_limits = workload.hardware.nic_limits;
         self.disks
             .retain(|entry| workload.disks.iter().any(|disk| disk.id == entry.id));
         self.nics
@@ -198,6 +203,19 @@ pub(super) fn device_on(bus: DiskBus, kind: DiskKind, serial: &str, index: usize
         }
         (DiskBus::Usb, _) => json!({ "driver": "usb-storage", "bus": "usb.0", "serial": cut(36), "removable": true }),
     }
+}
+
+/// How QEMU is told of a rescuer's disk that all others keep their places beside: it comes last and starts first.
+pub(super) fn rescuer(bus: DiskBus, kind: DiskKind, serial: &str, index: usize, node: &str) -> Value {
+    let mut device = device_on(bus, kind, serial, index);
+    device["id"] = json!("rescue");
+    device["drive"] = json!(node);
+    device["bootindex"] = json!(0);
+    if bus == DiskBus::Virtio {
+        device["bus"] = json!(BRIDGE);
+        device["addr"] = json!(format!("{SLOTS:#x}"));
+    }
+    device
 }
 
 /// The device of an interface.

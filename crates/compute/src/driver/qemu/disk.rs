@@ -9,7 +9,7 @@ use std::{
 
 use madang_host::{
     process::Command,
-    workload::{DiskFormat, DriverError},
+    workload::{Disk, DiskFormat, DiskSource, DriverError},
 };
 
 use nix::libc;
@@ -110,6 +110,24 @@ async fn grow(disk: &Path, base: Option<(&Path, DiskFormat)>, size_bytes: u64) -
         .run(TIMEOUT)
         .await;
     Ok(resized.map(drop)?)
+}
+
+/// Makes a disk that no machine has open bigger. What it stands on is not looked at: a layer is at least as big as that.
+pub(super) async fn grow_closed(disk: &Disk, size_bytes: u64) -> Result<(), DriverError> {
+    let DiskSource::File { path, format } = &disk.source else {
+        // Whoever serves it has made it so.
+        return Ok(());
+    };
+    if *format == DiskFormat::Qcow2 {
+        return grow(path, None, size_bytes).await;
+    }
+    let io = || DriverError::io(format!("make {} bigger", path.display()));
+    let file = fs::OpenOptions::new().write(true).open(path).map_err(io())?;
+    let kind = file.metadata().map_err(io())?;
+    if kind.is_file() && kind.len() < size_bytes {
+        file.set_len(size_bytes).map_err(io())?;
+    }
+    Ok(())
 }
 
 /// Copies a stopped machine's disk into a new image that stands alone.

@@ -19,6 +19,7 @@ use super::{
     job,
     layer::{self, Layer, Protocol, node_of},
     machine::{Machine, Phase},
+    shape,
 };
 
 /// How long a guest may take to let go of a device. It may be booting under emulation; others wait for their turn.
@@ -33,7 +34,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A disk, unless it is there.
 pub(super) async fn attach_disk(machine: &Machine, dir: &Path, disk: &Disk) -> Result<(), DriverError> {
     let node = node_of(disk.id);
-    if device_of(machine, &node).await?.is_some() {
+    if user_of(machine, &node).await?.is_some() {
         return Ok(());
     }
     refuse_cold(machine, disk.bus).await?;
@@ -59,8 +60,8 @@ pub(super) async fn attach_disk(machine: &Machine, dir: &Path, disk: &Disk) -> R
 /// Takes a disk away and closes what it lies in.
 pub(super) async fn detach_disk(machine: &Machine, dir: &Path, id: Uuid) -> Result<(), DriverError> {
     let node = node_of(id);
-    if let Some(device) = device_of(machine, &node).await? {
-        remove_device(machine, &device).await?;
+    if let Some(user) = user_of(machine, &node).await? {
+        remove_device(machine, &user.device).await?;
     }
     clear_nodes(machine, &node).await?;
     let mut known = Devices::load(dir)?;
@@ -70,22 +71,24 @@ pub(super) async fn detach_disk(machine: &Machine, dir: &Path, id: Uuid) -> Resu
 
 /// Tells the guest of a new size.
 pub(super) async fn grow_disk(machine: &Machine, id: Uuid, bytes: u64) -> Result<(), DriverError> {
-    let resize = json!({ "node-name": node_of(id), "size": bytes });
+    let user = user_of(machine, &node_of(id)).await?;
+    let user = user.ok_or_else(|| DriverError::Host(format!("disk {id} is not attached")))?;
+    let resize = json!({ "node-name": user.top, "size": bytes });
     machine.ask("block_resize", resize).await.map(drop)
 }
 
 /// Copies a disk to another and goes on with that.
 pub(super) async fn swap_disk(machine: &Machine, dir: &Path, old: Uuid, new: &Disk) -> Result<(), DriverError> {
     let (from, to) = (node_of(old), node_of(new.id));
-    if device_of(machine, &to).await?.is_some() {
+    if user_of(machine, &to).await?.is_some() {
         return Ok(());
     }
-    if device_of(machine, &from).await?.is_none() {
+    let Some(user) = user_of(machine, &from).await? else {
         return Err(DriverError::Host(format!("disk {old} is not attached")));
-    }
+    };
     clear_nodes(machine, &to).await?;
     add_nodes(machine, new).await?;
-    let mirrored = job::mirror(machine, &from, &to).await;
+    let mirrored = job::mirror(machine, &user.top, &to).await;
     if let Err(error) = mirrored {
         let _ = clear_nodes(machine, &to).await;
         return Err(error);
@@ -96,6 +99,35 @@ pub(super) async fn swap_disk(machine: &Machine, dir: &Path, old: Uuid, new: &Di
         entry.id = new.id;
     }
     known.save(dir)
+}
+
+/// Goes on writing to an empty layer over what a disk is now. The layer's file was made by who keeps the disk, and its
+/// header is not asked what it stands on.
+pub(super) async fn stack_disk(machine: &Machine, top: &Disk) -> Result<(), DriverError> {
+    let node = node_of(top.id);
+    let Some(user) = user_of(machine, &node).await? else {
+        return Err(DriverError::Host(format!("disk {} is not attached", top.id)));
+    };
+    let note = layer::note_of(top);
+    let name = layer::stacked(&node, note);
+    if user.top == name {
+        return Ok(());
+    }
+    // Of an attempt that nobody remembers.
+    clear_one(machine, &name).await?;
+    let opened = layer::open(top)?.pop();
+    let (mut layer, descriptor) = opened.ok_or_else(|| DriverError::Broken("the new layer has no bytes".into()))?;
+    layer.node = name;
+    let stacked = async {
+        add_layer(machine, &layer, descriptor, None).await?;
+        let over = json!({ "node": user.top, "overlay": layer.node });
+        machine.ask("blockdev-snapshot", over).await.map(drop)
+    };
+    if let Err(error) = stacked.await {
+        let _ = clear_one(machine, &layer.node).await;
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// An interface, unless it is there.
@@ -118,6 +150,7 @@ pub(super) async fn attach_nic(machine: &Machine, dir: &Path, nic: &Nic) -> Resu
     known.save(dir)?;
     let attached = async {
         let tap = tap::open(&Netns::named(nic.netns.clone()), &nic.device).await?;
+        shape::limit(nic, known.nic_limits).await?;
         give(machine, &netdev, tap).await?;
         let host_end = json!({ "type": "tap", "id": netdev, "fd": netdev });
         machine.ask("netdev_add", host_end).await?;
@@ -161,9 +194,13 @@ pub(super) async fn limit_disk(machine: &Machine, device: &str, limits: &IoLimit
     if *limits == IoLimits::default() {
         return Ok(());
     }
+    let blocks = machine.ask("query-block", Value::Null).await?;
+    let mut paths = blocks.as_array().into_iter().flatten().map(|block| &block["qdev"]);
+    // Not by the device's id: the back end of a virtio disk is a part of the device, known by its path alone.
+    let path = paths.find(|path| device_name(path).as_deref() == Some(device));
     let or_none = |limit: Option<u64>| limit.unwrap_or(0);
     let throttle = json!({
-        "id": device,
+        "id": path,
         "bps": or_none(limits.total_bytes_sec), "bps_rd": or_none(limits.read_bytes_sec),
         "bps_wr": or_none(limits.write_bytes_sec), "iops": or_none(limits.total_iops_sec),
         "iops_rd": or_none(limits.read_iops_sec), "iops_wr": or_none(limits.write_iops_sec),
@@ -215,7 +252,7 @@ pub(super) async fn add_layer(
 
 /// Removes what is left of a disk that no device uses: its nodes, the highest first, and its descriptors.
 pub(super) async fn clear_nodes(machine: &Machine, node: &str) -> Result<(), DriverError> {
-    let is_of = |name: &str| name == node || name.strip_prefix(node).is_some_and(|rest| rest.starts_with('-'));
+    let is_of = |name: &str| layer::is_of(name, node);
     let deadline = Instant::now() + ASK_AGAIN;
     loop {
         let nodes = machine.ask("query-named-block-nodes", json!({ "flat": true })).await?;
@@ -240,9 +277,22 @@ pub(super) async fn clear_nodes(machine: &Machine, node: &str) -> Result<(), Dri
             return Err(DriverError::Host(format!("could not let go of a disk: {why}")));
         }
     }
+    close_sets(machine, is_of).await
+}
+
+/// Removes a layer that nothing uses, and its descriptor; what is not there is no error.
+async fn clear_one(machine: &Machine, node: &str) -> Result<(), DriverError> {
+    for name in [node.to_owned(), format!("{node}-file")] {
+        let _ = machine.call("blockdev-del", json!({ "node-name": name }), None).await;
+    }
+    close_sets(machine, |name| name == node).await
+}
+
+/// Makes QEMU close the descriptors that it was given for some nodes.
+async fn close_sets(machine: &Machine, is_over: impl Fn(&str) -> bool) -> Result<(), DriverError> {
     let sets = machine.ask("query-fdsets", Value::Null).await?;
     for set in sets.as_array().into_iter().flatten() {
-        let is_ours = |fd: &Value| fd["opaque"].as_str().is_some_and(is_of);
+        let is_ours = |fd: &Value| fd["opaque"].as_str().is_some_and(&is_over);
         if set["fds"].as_array().is_some_and(|fds| fds.iter().any(is_ours)) {
             machine.ask("remove-fd", json!({ "fdset-id": set["fdset-id"] })).await?;
         }
@@ -250,15 +300,27 @@ pub(super) async fn clear_nodes(machine: &Machine, node: &str) -> Result<(), Dri
     Ok(())
 }
 
-/// The id of the device that uses a node.
-async fn device_of(machine: &Machine, node: &str) -> Result<Option<String>, DriverError> {
+/// Who uses a disk.
+struct User {
+    /// The device's id.
+    device: String,
+    /// The disk's topmost node: its own, or one that was put on it.
+    top: String,
+}
+
+/// The device that uses a disk, by the disk's node.
+async fn user_of(machine: &Machine, node: &str) -> Result<Option<User>, DriverError> {
     let blocks = machine.ask("query-block", Value::Null).await?;
-    let user = blocks
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|block| block["inserted"]["node-name"] == node);
-    Ok(user.and_then(|block| device_name(&block["qdev"])))
+    let user = blocks.as_array().into_iter().flatten().find_map(|block| {
+        let top = block["inserted"]["node-name"].as_str()?;
+        layer::is_of(top, node).then(|| {
+            Some(User {
+                device: device_name(&block["qdev"])?,
+                top: top.to_owned(),
+            })
+        })?
+    });
+    Ok(user)
 }
 
 /// The id in `/machine/peripheral/ID/virtio-backend`, or the id itself.

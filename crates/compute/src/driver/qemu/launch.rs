@@ -28,7 +28,7 @@ use super::{
     layer::{self, Layer},
     machine::{Machine, Phase},
     record::{self, AGENT, DISK, ERRORS, End, MEMORY, MONITOR, RESCUE, Record},
-    suspend,
+    shape, suspend, tpm,
 };
 
 /// Memory QEMU needs beside the guest's, in bytes: its own code and data, device queues, and room for the page cache of
@@ -104,6 +104,7 @@ async fn start_as(
     }
     for nic in &workload.nics {
         let tap = tap::open(&Netns::named(nic.netns.clone()), &nic.device).await?;
+        shape::limit(nic, workload.hardware.nic_limits).await?;
         fds.taps.push(opened.keep(tap));
     }
     if is_resuming {
@@ -124,6 +125,9 @@ async fn start_as(
     let netns = host.instance.netns("machines");
     netns.ensure().await?;
 
+    if let Some(version) = workload.hardware.tpm {
+        fds.tpm = Some(opened.keep(tpm::start(workload, version, &group).await?));
+    }
     let errors = dir.join(ERRORS);
     let _ = fs::remove_file(&errors);
     record::write(dir, &Record::starting(workload.id));
@@ -180,12 +184,6 @@ async fn open_disks(fds: &mut Descriptors, opened: &mut Opened, workload: &Workl
                 opened.file(&vars, true)?,
             ),
         ];
-    }
-    if hardware.tpm.is_some() {
-        return Err(DriverError::Unsupported {
-            driver: "qemu",
-            action: "give a machine a trusted platform module yet",
-        });
     }
     match &workload.root {
         Root::Container { .. } => {

@@ -91,6 +91,27 @@ pub(super) fn node_of(disk: Uuid) -> String {
     format!("d{}", &disk.simple().to_string()[..20])
 }
 
+/// Whether a node is the one of a disk, or of what the disk is made of.
+pub(super) fn is_of(name: &str, disk: &str) -> bool {
+    name == disk || name.strip_prefix(disk).is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// Tells apart the layers that a disk goes on in while it is used: the same for the same file, on each try.
+pub(super) fn note_of(top: &Disk) -> u16 {
+    let mut hash: u32 = 0x811c_9dc5; // FNV-1a
+    if let DiskSource::File { path, .. } = &top.source {
+        for byte in path.as_os_str().as_encoded_bytes() {
+            hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        }
+    }
+    (hash >> 16) as u16 ^ hash as u16
+}
+
+/// The node of a layer that is put on a disk while it is used; with `-file` it has the 31 bytes that QEMU allows.
+pub(super) fn stacked(disk: &str, note: u16) -> String {
+    format!("{disk}-{note:04x}")
+}
+
 /// Opens all layers of a disk.
 ///
 /// # Errors

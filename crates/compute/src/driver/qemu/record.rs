@@ -30,6 +30,10 @@ pub(super) const DEVICES: &str = "devices.json";
 pub(super) const RESCUE: &str = "rescue.qcow2";
 /// What its UEFI firmware keeps.
 pub(super) const UEFI_VARS: &str = "uefi-vars.fd";
+/// What its trusted platform module keeps: a directory.
+pub(super) const TPM: &str = "tpm";
+/// What that says on standard error.
+pub(super) const TPM_ERRORS: &str = "swtpm.log";
 /// The memory of a suspended machine.
 pub(super) const MEMORY: &str = "memory";
 /// The memory while a machine is being made to go on with it: nobody may use it a second time.
@@ -109,8 +113,8 @@ impl Record {
         if let Some(identity) = self.process {
             return Process::find(identity);
         }
-        let members = group?.processes();
-        members.into_iter().filter_map(Identity::of).find_map(Process::find)
+        let members = group?.processes().into_iter().filter(|pid| is_machine(*pid));
+        members.filter_map(Identity::of).find_map(Process::find)
     }
 
     /// How a machine ended that nobody watched.
@@ -128,6 +132,12 @@ impl Record {
             reason: format!("its QEMU process was gone when madang came back{said}"),
         }
     }
+}
+
+/// Rather than what runs beside it. The kernel keeps 15 bytes of a name.
+fn is_machine(pid: u32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.starts_with("qemu-system")
 }
 
 fn boot() -> String {
@@ -196,6 +206,7 @@ pub(super) fn remove_all(dir: &Path) -> Result<(), DriverError> {
         MEMORY,
         MEMORY_USED,
         UEFI_VARS,
+        TPM_ERRORS,
     ];
     let files = files.map(str::to_owned);
     let partials = [DISK, CONSOLE, RECORD, DEVICES, RESCUE, MEMORY, UEFI_VARS].map(partial);
@@ -207,7 +218,12 @@ pub(super) fn remove_all(dir: &Path) -> Result<(), DriverError> {
             _ => {}
         }
     }
-    Ok(())
+    match fs::remove_dir_all(dir.join(TPM)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(DriverError::io(format!("remove {}", dir.join(TPM).display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A name beside `name` to write to before it is complete.

@@ -62,7 +62,7 @@ async fn a_disk_is_swapped_and_grows() {
     let disks: Vec<Uuid> = usage.disks.iter().map(|disk| disk.id).collect();
     assert_eq!(disks, [id, new.id]);
 
-    fixture.driver.grow_disk(id, new.id, 6 * MIB).await.unwrap();
+    fixture.driver.grow_disk(id, &new, 6 * MIB).await.unwrap();
     assert_eq!(fs::metadata(path).unwrap().len(), 6 * MIB);
 
     // Its device has the first disk's name; memory finds the same board again.
@@ -81,6 +81,60 @@ async fn a_disk_is_swapped_and_grows() {
         4,
         "only those of the root are left: {nodes}"
     );
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn a_disk_goes_on_in_layers_that_are_put_on_it() {
+    let fixture = Fixture::new().await;
+    let workload = fixture.workload().await;
+    let id = workload.id;
+    fixture.driver.start(&workload).await.unwrap();
+    let below = fixture.volume();
+    fixture.driver.attach_disk(id, &below).await.unwrap();
+    let mut top = below.clone();
+    for number in 0..2 {
+        let DiskSource::File { path, format } = &top.source else {
+            unreachable!()
+        };
+        let layer = path.with_file_name(format!("{}-{number}", below.id));
+        let made = std::process::Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", format.as_str(), "-b"])
+            .args([path.file_name().unwrap(), layer.as_os_str()])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        top.source = DiskSource::File {
+            path: layer,
+            format: DiskFormat::Qcow2,
+        };
+        fixture.driver.stack_disk(id, &top).await.unwrap();
+        fixture.driver.stack_disk(id, &top).await.unwrap();
+    }
+    let machine = fixture.machine(id).await;
+    let blocks = machine.ask("query-block", serde_json::Value::Null).await.unwrap();
+    let text = blocks.to_string();
+    assert!(text.contains("\"backing_file_depth\":2"), "{text}");
+    fixture.driver.grow_disk(id, &top, 6 * MIB).await.unwrap();
+    let DiskSource::File { path, .. } = &top.source else {
+        unreachable!()
+    };
+    assert_eq!(disk::size(path).unwrap(), 6 * MIB);
+    fixture.driver.detach_disk(id, below.id).await.unwrap();
+    let nodes = machine
+        .ask("query-named-block-nodes", serde_json::json!({ "flat": true }))
+        .await
+        .unwrap();
+    assert_eq!(
+        nodes.as_array().unwrap().len(),
+        4,
+        "only those of the root are left: {nodes}"
+    );
+    // What nobody has open grows, too.
+    fixture.driver.grow_disk(id, &top, 8 * MIB).await.unwrap_err();
+    fixture.driver.stop(id, None).await.unwrap();
+    fixture.driver.grow_disk(id, &top, 8 * MIB).await.unwrap();
+    assert_eq!(disk::size(path).unwrap(), 8 * MIB);
     fixture.finish().await;
 }
 
