@@ -92,6 +92,7 @@ impl Face {
     /// The router with everything around it that each request needs: id, access log, metrics, time and size limits,
     /// failures in the face's words (also for unknown paths and methods), and a bland 500 where a handler panics.
     pub fn wrap(self, router: Router, metrics: &Metrics) -> Router {
+        metrics.note(self.name, &router);
         let gate = gate::Gate {
             face: self,
             metrics: FaceMetrics::of(metrics, self.name),

@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::Failure;
+use crate::{Failure, RouteName};
 
 /// Upper bounds in seconds: token validation takes tens of microseconds, uploads minutes.
 const LATENCY_BUCKETS: [f64; 12] = [
@@ -27,6 +27,8 @@ struct Inner {
     requests: Family<Answered, Counter>,
     latency: Family<Named, Histogram, fn() -> Histogram>,
     in_flight: Family<Named, Gauge>,
+    /// Only where somebody wants to know: see [`Metrics::noting_routes`].
+    routes: Option<Mutex<Vec<RouteName>>>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -53,7 +55,17 @@ impl EncodeLabelValue for Code {
 impl Metrics {
     /// Nothing counted yet.
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// As [`Metrics::new`], and remembers the routes of all faces that are wrapped with it, for tests that go through them.
+    pub fn noting_routes() -> Self {
+        Self::with(Some(Mutex::default()))
+    }
+
+    fn with(routes: Option<Mutex<Vec<RouteName>>>) -> Self {
         let inner = Inner {
+            routes,
             registry: Mutex::new(Registry::with_prefix("madang")),
             requests: Family::default(),
             latency: Family::new_with_constructor(new_histogram),
@@ -74,6 +86,22 @@ impl Metrics {
             );
         });
         metrics
+    }
+
+    /// Notes the routes of a face.
+    pub(crate) fn note(&self, face: &'static str, router: &Router) {
+        if let Some(routes) = &self.0.routes {
+            routes.lock().extend(crate::routes::of(face, router));
+        }
+    }
+
+    /// The routes that were noted.
+    pub fn routes(&self) -> Vec<RouteName> {
+        self.0
+            .routes
+            .as_ref()
+            .map(|routes| routes.lock().clone())
+            .unwrap_or_default()
     }
 
     /// Lets another part add its own counters: `metrics.register(|r| r.register("store_commits", "…", counter.clone()))`.
