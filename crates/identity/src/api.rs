@@ -40,7 +40,8 @@ pub fn router(identity: &Arc<Identity>, metrics: &Metrics) -> Router {
         .merge(crate::policy_document::association::routes())
         .merge(crate::domain_config::api::routes())
         .merge(crate::limit::api::routes())
-        .merge(crate::oauth1::api::routes());
+        .merge(crate::oauth1::api::routes())
+        .merge(crate::federation::api::routes());
     let routes = versions::routes().nest("/v3", v3).with_state(Arc::clone(identity));
     FACE.wrap(recognize(identity, routes), metrics)
 }
@@ -66,6 +67,13 @@ pub(crate) fn merge(into: &mut Map<String, Value>, changes: &Map<String, Value>)
 pub(crate) struct Links {
     #[serde(rename = "self")]
     itself: String,
+}
+
+impl Links {
+    /// Its own address.
+    pub(crate) fn itself(&self) -> &str {
+        &self.itself
+    }
 }
 
 /// The links of the resource `id` of a collection such as `projects`.

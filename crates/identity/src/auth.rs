@@ -15,9 +15,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    Identity,
+    FederatedSession, Identity,
     application_credential::ApplicationCredential,
     assignment::{On, effective},
+    federation::{self, Known, mapping::engine::Assertion},
     oauth1::{self, AccessToken, signature::Signed},
     project::{Project, domain_of, name_key},
     token::{Claims, Methods, ScopeClaim, validate::Validated},
@@ -51,6 +52,7 @@ impl Login {
             Proof::OAuth1(signed) => signed
                 .get("oauth_consumer_key")
                 .map(|consumer| format!("OAuth consumer {consumer}")),
+            Proof::Assertion { provider_id, .. } => Some(format!("user of {provider_id}")),
             Proof::Token(_) => None,
         })
     }
@@ -77,6 +79,15 @@ pub enum Proof {
     },
     /// The request itself, signed for an OAuth 1.0a access token.
     OAuth1(Signed),
+    /// What an identity provider says. Whoever makes this has checked that it was the provider.
+    Assertion {
+        /// The provider's id.
+        provider_id: String,
+        /// The protocol's id.
+        protocol_id: String,
+        /// What it says.
+        assertion: Assertion,
+    },
 }
 
 impl std::fmt::Debug for Proof {
@@ -87,6 +98,7 @@ impl std::fmt::Debug for Proof {
             Self::Token(_) => write!(f, "token"),
             Self::ApplicationCredential { credential, .. } => write!(f, "{credential:?}"),
             Self::OAuth1(_) => write!(f, "signed request"),
+            Self::Assertion { provider_id, .. } => write!(f, "assertion of {provider_id}"),
         }
     }
 }
@@ -145,6 +157,7 @@ struct Proved {
     token: Option<Arc<Validated>>,
     credential: Option<Arc<Resource<ApplicationCredential>>>,
     access: Option<Arc<Resource<AccessToken>>>,
+    session: Option<FederatedSession>,
 }
 
 impl Proved {
@@ -155,6 +168,7 @@ impl Proved {
             token: None,
             credential: None,
             access: None,
+            session: None,
         }
     }
 }
@@ -239,6 +253,28 @@ impl Identity {
                     ..Proved::new(user, Methods::OAUTH1)
                 }))
             }
+            Proof::Assertion {
+                provider_id,
+                protocol_id,
+                assertion,
+            } => {
+                let (user, is_shadow) = match federation::receive(self, provider_id, protocol_id, assertion).await? {
+                    Known::Shadow(user) => (user, true),
+                    Known::Local(user) => (user, false),
+                };
+                let may = self.may_log_in(&user);
+                if may {
+                    self.note_login(&user, true).await?;
+                }
+                let session = is_shadow.then(|| FederatedSession {
+                    provider_id: provider_id.clone(),
+                    protocol_id: protocol_id.clone(),
+                });
+                Ok(may.then(|| Proved {
+                    session,
+                    ..Proved::new(user, Methods::MAPPED)
+                }))
+            }
         }
     }
 
@@ -269,6 +305,8 @@ impl Identity {
             None => match (scope, shown) {
                 // Its default project may be another than the one that the credential is for.
                 (ScopeRequest::Default, Some(token)) if credential_id.is_some() => token.claims.scope.clone(),
+                // As Keystone: where to, is asked with the token that a provider's user gets first.
+                (ScopeRequest::Default, None) if proved.iter().any(|p| p.session.is_some()) => ScopeClaim::Unscoped,
                 (scope, _) => self.find_scope(user, scope)?,
             },
         };
@@ -280,6 +318,8 @@ impl Identity {
                 return Err(Failure::forbidden(message));
             }
         }
+        let shown_session = shown.and_then(|token| token.claims.federated.clone());
+        let session = proved.iter().find_map(|p| p.session.clone()).or(shown_session);
         let now = now();
         let methods = proved.iter().fold(Methods::default(), |all, p| all.and(p.method));
         Ok(Claims {
@@ -293,6 +333,7 @@ impl Identity {
             application_credential: credential_id,
             trust: None,
             oauth1: access.map(|access| access.name().to_owned()),
+            federated: session,
         })
     }
 
@@ -385,7 +426,7 @@ impl Identity {
         found.filter(|domain| domain.spec.is_domain && domain.spec.enabled)
     }
 
-    fn find_user(&self, user: &UserRef) -> Option<Arc<Resource<User>>> {
+    pub(crate) fn find_user(&self, user: &UserRef) -> Option<Arc<Resource<User>>> {
         match user {
             UserRef::Id(id) => self.store.get::<User>(&User::key(id)),
             UserRef::Name(name, domain) => {

@@ -212,13 +212,7 @@ impl Begin<'_, '_> {
             enabled: true,
             default_project_id: Some(project_id.to_owned()),
             password: Some(hash.to_owned()),
-            options: Map::new(),
-            extra: Map::new(),
-            tokens_void_until: None,
-            password_created: None,
-            password_expires: None,
-            password_by_user: false,
-            password_history: Vec::new(),
+            ..UserSpec::default()
         };
         Ok(self.tx.create(Resource::<User>::new(new_id(), spec))?.name().to_owned())
     }

@@ -23,6 +23,7 @@ use crate::{
         Endpoint, Region, Service,
         filter::{EndpointChoice, EndpointGroup},
     },
+    federation::{self, IdentityProvider, ServiceProvider, shadow::VouchedMembership},
     group::{Group, Membership},
     limit::Model,
     oauth1::AccessToken,
@@ -60,6 +61,8 @@ pub struct Options {
     pub limit_model: Model,
     /// What passwords and logins must be.
     pub compliance: Compliance,
+    /// Whose users are let in as well.
+    pub federation: federation::Options,
 }
 
 impl Options {
@@ -71,6 +74,7 @@ impl Options {
             expired_window: SignedDuration::from_hours(48),
             limit_model: Model::default(),
             compliance: Compliance::default(),
+            federation: federation::Options::default(),
         }
     }
 
@@ -98,6 +102,10 @@ pub struct Identity {
     pub(crate) keys: KeyRing,
     pub(crate) passwords: Passwords,
     pub(crate) tokens: Cache<String, Arc<Validated>, ahash::RandomState>,
+    /// The identity providers that can be asked.
+    pub(crate) oidc: federation::oidc::Providers,
+    /// Browsers on their way to one of them.
+    pub(crate) departures: federation::Departures,
     /// Words that were used, and count only once.
     used: Cache<String, ()>,
     epoch: Arc<AtomicU64>,
@@ -110,10 +118,13 @@ impl Identity {
     /// When the keys cannot be read or made.
     pub async fn open(store: Store, policy: Policy, options: Options) -> Result<Arc<Self>, IdentityError> {
         let dir = options.keys_dir.clone();
-        let (ring, passwords) =
-            tokio::task::spawn_blocking(move || (KeyRing::open(dir, Timestamp::now()), Passwords::new()))
-                .await
-                .map_err(|e| IdentityError::Start(e.to_string()))?;
+        let providers = options.federation.providers.clone();
+        let (ring, passwords, oidc) = tokio::task::spawn_blocking(move || {
+            let oidc = federation::oidc::Providers::new(&providers);
+            (KeyRing::open(dir, Timestamp::now()), Passwords::new(), oidc)
+        })
+        .await
+        .map_err(|e| IdentityError::Start(e.to_string()))?;
         let epoch = Arc::new(AtomicU64::new(0));
         count_changes(&store, &epoch);
         let tokens = Cache::builder().max_capacity(TOKENS).time_to_idle(TOKEN_IDLE);
@@ -124,6 +135,8 @@ impl Identity {
             keys: ring?,
             passwords: passwords.map_err(|failure| IdentityError::Start(failure.message))?,
             tokens: tokens.build_with_hasher(ahash::RandomState::new()),
+            oidc: oidc.map_err(IdentityError::Start)?,
+            departures: federation::departures(),
             used: Cache::builder().max_capacity(USED).time_to_live(USED_FOR).build(),
             epoch,
         }))
@@ -183,6 +196,9 @@ fn count_changes(store: &Store, epoch: &Arc<AtomicU64>) {
     count::<AccessToken>(store, epoch);
     count::<EndpointGroup>(store, epoch);
     count::<EndpointChoice>(store, epoch);
+    count::<IdentityProvider>(store, epoch);
+    count::<VouchedMembership>(store, epoch);
+    count::<ServiceProvider>(store, epoch);
     count::<Revocation>(store, epoch);
 }
 
@@ -201,6 +217,7 @@ pub fn register(builder: &mut StoreBuilder) {
     crate::domain_config::rules::register(builder);
     crate::limit::rules::register(builder);
     crate::oauth1::rules::register(builder);
+    federation::register(builder);
     crate::policy_document::association::register(builder);
     builder.kind::<Revocation>();
 }

@@ -65,6 +65,17 @@ pub struct Subject {
     pub application_credential: Option<String>,
     /// The trust it was issued for.
     pub trust: Option<String>,
+    /// The login at an identity provider that it came from.
+    pub federated: Option<FederatedSession>,
+}
+
+/// A login at an identity provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FederatedSession {
+    /// The provider's id.
+    pub provider_id: String,
+    /// The protocol's id.
+    pub protocol_id: String,
 }
 
 impl Subject {
@@ -85,6 +96,7 @@ impl Subject {
             expires: Timestamp::MAX,
             application_credential: None,
             trust: None,
+            federated: None,
         })
     }
 

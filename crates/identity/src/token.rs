@@ -14,6 +14,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::FederatedSession;
+
 /// How a token's owner proved who it is; a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Methods(u8);
@@ -29,15 +31,18 @@ impl Methods {
     pub const OAUTH1: Self = Self(8);
     /// With a one-time password.
     pub const TOTP: Self = Self(16);
+    /// By an identity provider.
+    pub const MAPPED: Self = Self(64);
     /// With a request signed with an access key.
     pub const EC2_CREDENTIAL: Self = Self(128);
 
-    const NAMES: [(Self, &str); 6] = [
+    const NAMES: [(Self, &str); 7] = [
         (Self::PASSWORD, "password"),
         (Self::TOKEN, "token"),
         (Self::APPLICATION_CREDENTIAL, "application_credential"),
         (Self::OAUTH1, "oauth1"),
         (Self::TOTP, "totp"),
+        (Self::MAPPED, "mapped"),
         (Self::EC2_CREDENTIAL, "ec2credential"),
     ];
 
@@ -93,6 +98,8 @@ pub struct Claims {
     pub trust: Option<String>,
     /// The OAuth 1.0a access token it is for.
     pub oauth1: Option<String>,
+    /// The login at an identity provider that it came from.
+    pub federated: Option<FederatedSession>,
 }
 
 impl Claims {
@@ -117,7 +124,8 @@ impl Claims {
         let credential = u8::from(self.application_credential.is_some()) << 5;
         let trusted = u8::from(self.trust.is_some()) << 6;
         let oauth1 = u8::from(self.oauth1.is_some()) << 7;
-        let flags = scope | chained | credential | trusted | oauth1;
+        let federated = u8::from(self.federated.is_some()) << 3;
+        let flags = scope | federated | chained | credential | trusted | oauth1;
         let mut bytes = vec![PACKED_VERSION, flags, self.methods.0];
         bytes.extend(self.issued.as_microsecond().to_be_bytes());
         bytes.extend(self.expires.as_microsecond().to_be_bytes());
@@ -131,6 +139,10 @@ impl Claims {
             .chain(&self.oauth1)
         {
             pack_id(&mut bytes, id);
+        }
+        if let Some(session) = &self.federated {
+            pack_id(&mut bytes, &session.provider_id);
+            pack_id(&mut bytes, &session.protocol_id);
         }
         bytes
     }
@@ -150,7 +162,7 @@ impl Claims {
             Some(Uuid::from_bytes(take(&mut rest)?))
         };
         let user_id = unpack_id(&mut rest)?;
-        let scope = match flags & 0x0f {
+        let scope = match flags & 0x07 {
             0 => ScopeClaim::Unscoped,
             1 => ScopeClaim::Project(unpack_id(&mut rest)?),
             2 => ScopeClaim::Domain(unpack_id(&mut rest)?),
@@ -172,6 +184,14 @@ impl Claims {
         } else {
             Some(unpack_id(&mut rest)?)
         };
+        let federated = if flags & 1 << 3 == 0 {
+            None
+        } else {
+            Some(FederatedSession {
+                provider_id: unpack_id(&mut rest)?,
+                protocol_id: unpack_id(&mut rest)?,
+            })
+        };
         let methods = Methods(methods);
         rest.is_empty().then_some(Self {
             user_id,
@@ -184,6 +204,7 @@ impl Claims {
             application_credential,
             trust,
             oauth1,
+            federated,
         })
     }
 }
@@ -252,11 +273,20 @@ mod tests {
                 proptest::option::of(id.clone()),
                 proptest::option::of(id.clone()),
                 proptest::option::of(id.clone()),
+                proptest::option::of((id.clone(), id.clone())),
             ),
         );
         (id, scope, rest).prop_map(
-            |(user_id, scope, (methods, audit, chain, issued, expires, (application_credential, trust, oauth1)))| {
+            |(
+                user_id,
+                scope,
+                (methods, audit, chain, issued, expires, (application_credential, trust, oauth1, by)),
+            )| {
                 let methods = Methods(methods);
+                let federated = by.map(|(provider_id, protocol_id)| FederatedSession {
+                    provider_id,
+                    protocol_id,
+                });
                 Claims {
                     user_id,
                     scope,
@@ -268,6 +298,7 @@ mod tests {
                     application_credential,
                     trust,
                     oauth1,
+                    federated,
                 }
             },
         )

@@ -4,19 +4,21 @@ pub mod api;
 pub mod compliance;
 pub mod rules;
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use madang_store::{Indexes, Key, Kind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::project::name_key;
+use crate::{federation::shadow::FederatedName, project::name_key};
 
 /// The kind of users.
 #[derive(Debug)]
 pub struct User;
 
 /// What a user is. Holds a password's hash, so it is never logged (the store prints only names).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UserSpec {
     /// What the user logs in with, 1 to 255 characters.
     pub name: String,
@@ -51,6 +53,22 @@ pub struct UserSpec {
     /// The hashes of those before, newest first.
     #[serde(default)]
     pub password_history: Vec<String>,
+    /// What identity providers know it by.
+    #[serde(default)]
+    pub federated: Vec<FederatedName>,
+    /// Whether nobody but a login at an identity provider made it. Its name is the provider's, and need not be unique.
+    #[serde(default)]
+    pub is_shadow: bool,
+}
+
+impl UserSpec {
+    /// What it is unique by: its name in its domain, or for a shadow what the provider knows it by.
+    pub(crate) fn unique_name(&self) -> String {
+        match self.federated.first().filter(|_| self.is_shadow) {
+            Some(name) => format!("{}\n\n{}", self.domain_id, name.as_text()),
+            None => name_key(&self.domain_id, &self.name),
+        }
+    }
 }
 
 impl Kind for User {
@@ -61,7 +79,14 @@ impl Kind for User {
     fn indexes() -> Indexes<Self> {
         Indexes::<Self>::new()
             .on("domain", |r| vec![r.spec.domain_id.clone()])
-            .on("name", |r| vec![name_key(&r.spec.domain_id, &r.spec.name)])
+            .on("name", |r| vec![r.spec.unique_name()])
+            .on("federated", |r| {
+                r.spec.federated.iter().map(FederatedName::as_text).collect()
+            })
+            .on("federated_by", |r| {
+                let by: BTreeSet<_> = r.spec.federated.iter().map(|name| name.provider_id.clone()).collect();
+                by.into_iter().collect()
+            })
             .on("default_project", |r| {
                 r.spec.default_project_id.iter().cloned().collect()
             })

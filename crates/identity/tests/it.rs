@@ -9,6 +9,8 @@ mod cloud;
 mod credentials;
 #[path = "it/crud.rs"]
 mod crud;
+#[path = "it/federation.rs"]
+mod federation;
 #[path = "it/strangers.rs"]
 mod strangers;
 #[path = "it/tokens.rs"]

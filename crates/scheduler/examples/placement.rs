@@ -81,5 +81,6 @@ fn subject(headers: &HeaderMap) -> Option<Subject> {
         expires: Timestamp::MAX,
         application_credential: None,
         trust: None,
+        federated: None,
     })
 }

@@ -56,6 +56,11 @@ pub(crate) trait Collection: Kind {
     /// Changes what a body asks to be changed. For kinds that leave [`Collection::update`].
     fn apply(spec: &mut Self::Spec, input: Input);
 
+    /// What Keystone's sentences call one.
+    fn words() -> String {
+        Self::ONE.replace('_', " ")
+    }
+
     /// Whether the filters of a query let one pass.
     fn passes(_query: &Query, _resource: &Resource<Self>) -> bool {
         true
@@ -75,6 +80,21 @@ pub(crate) trait Collection: Kind {
         async move {
             let (id, spec) = Self::spec(input)?;
             create(identity, caller, id, spec).await
+        }
+    }
+
+    /// Makes one with the id that a client chose.
+    fn create_named(
+        identity: &Identity,
+        caller: &Caller,
+        id: String,
+        input: Input,
+    ) -> impl Future<Output = Result<Arc<Resource<Self>>, Failure>> + Send {
+        async move {
+            // As Keystone: who may not make any is told so before what is wrong with this one.
+            caller.enforce(&format!("identity:create_{}", Self::ONE), &[])?;
+            let (_, spec) = Self::spec(input)?;
+            create(identity, caller, Some(id), spec).await
         }
     }
 
@@ -110,6 +130,13 @@ pub(crate) fn routes<C: Collection>(path: &str) -> Router<Arc<Identity>> {
     Router::new()
         .route(path, get(on_list::<C>).post(on_create::<C>))
         .route(&format!("{path}/{{id}}"), single::<C>())
+}
+
+/// As [`routes`], for a collection whose ids clients choose: what is not there is made with `PUT`.
+pub(crate) fn named_routes<C: Collection>(path: &str) -> Router<Arc<Identity>> {
+    Router::new()
+        .route(path, get(on_list::<C>))
+        .route(&format!("{path}/{{id}}"), single::<C>().put(on_put::<C>))
 }
 
 /// What may be done to one of a collection, for those whose list is special.
@@ -150,11 +177,6 @@ pub(crate) fn in_domain<C: Collection>(
     (domain_id.to_owned(), found)
 }
 
-/// What Keystone's sentences call one of a kind: `endpoint group`.
-fn words<C: Collection>() -> String {
-    C::ONE.replace('_', " ")
-}
-
 /// Makes one of a simple kind, with a given id where there is one.
 ///
 /// # Errors
@@ -171,7 +193,7 @@ pub(crate) async fn create<C: Collection>(
         metadata.name = id.clone().unwrap_or_else(|| metadata.uid.simple().to_string());
         let key = Key::new(C::NAME, "", "", metadata.name.as_str());
         if tx.get::<C>(&key).is_some() {
-            let (what, name) = (words::<C>(), &metadata.name);
+            let (what, name) = (C::words(), &metadata.name);
             let message = format!("Conflict occurred attempting to store {what} - Duplicate ID, {name}.");
             return Err(Failure::conflict(message));
         }
@@ -192,7 +214,7 @@ pub(crate) fn find<C: Collection>(
 ) -> Result<Arc<Resource<C>>, Failure> {
     caller.enforce(rule, &[])?;
     let found = identity.store.get::<C>(&Key::new(C::NAME, "", "", id));
-    found.ok_or_else(|| not_found(&words::<C>(), id))
+    found.ok_or_else(|| not_found(&C::words(), id))
 }
 
 /// Changes one of a simple kind.
@@ -216,7 +238,7 @@ pub(crate) async fn update<C: Collection>(
 async fn delete<C: Collection>(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
     let key = C::find(identity, caller, "delete", id)?.key();
     let deleted = identity.store.transact(caller.cause(), |tx| {
-        let found = tx.get::<C>(&key).ok_or_else(|| not_found(&words::<C>(), id))?;
+        let found = tx.get::<C>(&key).ok_or_else(|| not_found(&C::words(), id))?;
         Ok::<_, Failure>(tx.delete(&found)?)
     });
     deleted.await
@@ -230,6 +252,18 @@ async fn on_create<C: Collection>(
 ) -> Result<Response, Failure> {
     let input = Input::read(&C::schemas().create, body, C::ONE)?;
     let made = C::create(&identity, &caller, input).await?;
+    Ok(one(StatusCode::CREATED, C::ONE, &C::new_view(&identity, &info, &made)))
+}
+
+async fn on_put<C: Collection>(
+    State(identity): State<Arc<Identity>>,
+    caller: Caller,
+    info: RequestInfo,
+    Path(id): Path<String>,
+    Json(body): Json<Value>,
+) -> Result<Response, Failure> {
+    let input = Input::read(&C::schemas().create, body, C::ONE)?;
+    let made = C::create_named(&identity, &caller, id, input).await?;
     Ok(one(StatusCode::CREATED, C::ONE, &C::new_view(&identity, &info, &made)))
 }
 

@@ -9,7 +9,8 @@ use madang_store::{Resource, Store};
 
 use super::{Actor, Assignment, AssignmentSpec, On};
 use crate::{
-    RoleRef,
+    RoleRef, Subject,
+    federation::shadow,
     group::Membership,
     project::{Project, domain_of},
     role::{Implication, Role},
@@ -18,19 +19,64 @@ use crate::{
 /// The tree is at most this deep (see `project::rules`); a circle, which rules prevent, would end here too.
 const MAX_DEPTH: usize = 16;
 
+/// Whose roles are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Who<'a> {
+    user_id: &'a str,
+    in_session: bool,
+}
+
+impl<'a> Who<'a> {
+    /// A user in a session that a login at an identity provider began: what the provider said there of its groups holds
+    /// until the session is over.
+    pub(crate) fn in_session(user_id: &'a str) -> Self {
+        Self {
+            user_id,
+            in_session: true,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Who<'a> {
+    fn from(user_id: &'a str) -> Self {
+        Self {
+            user_id,
+            in_session: false,
+        }
+    }
+}
+
+impl<'a> From<&'a String> for Who<'a> {
+    fn from(user_id: &'a String) -> Self {
+        user_id.as_str().into()
+    }
+}
+
+impl<'a> From<&'a Subject> for Who<'a> {
+    fn from(subject: &'a Subject) -> Self {
+        Self {
+            user_id: &subject.user.id,
+            in_session: subject.federated.is_some(),
+        }
+    }
+}
+
 /// The user, and the groups it is in.
-pub(crate) fn actors(store: &Store, user_id: &str) -> Vec<Actor> {
+pub(crate) fn actors<'a>(store: &Store, who: impl Into<Who<'a>>) -> Vec<Actor> {
+    let Who { user_id, in_session } = who.into();
     let groups = store.cache::<Membership>().by("user", user_id);
-    let groups = groups
-        .iter()
-        .map(|membership| Actor::Group(membership.spec.group_id.clone()));
+    let groups = groups.iter().map(|membership| membership.spec.group_id.clone());
+    let vouched = shadow::memberships(store, user_id, in_session);
+    let vouched = vouched.iter().map(|membership| membership.spec.group_id.clone());
+    let groups: BTreeSet<String> = groups.chain(vouched).collect();
+    let groups = groups.into_iter().map(Actor::Group);
     std::iter::once(Actor::User(user_id.to_owned())).chain(groups).collect()
 }
 
 /// The assignments of a user, its groups' included.
-pub(crate) fn assignments_of(store: &Store, user_id: &str) -> Vec<Arc<Resource<Assignment>>> {
+pub(crate) fn assignments_of<'a>(store: &Store, who: impl Into<Who<'a>>) -> Vec<Arc<Resource<Assignment>>> {
     let cache = store.cache::<Assignment>();
-    actors(store, user_id)
+    actors(store, who)
         .iter()
         .flat_map(|actor| cache.by("actor", &actor.as_text()))
         .collect()
@@ -83,14 +129,14 @@ fn places(store: &Store, on: &On) -> Vec<(On, bool)> {
 }
 
 /// The ids of the roles that are assigned to a user so that they hold on `on`, without implied ones.
-pub(crate) fn assigned(store: &Store, user_id: &str, on: &On) -> BTreeSet<String> {
+pub(crate) fn assigned<'a>(store: &Store, who: impl Into<Who<'a>>, on: &On) -> BTreeSet<String> {
     let places = places(store, on);
     let holds = |a: &AssignmentSpec| {
         places
             .iter()
             .any(|(place, inherited)| a.on == *place && a.inherited == *inherited)
     };
-    let all = assignments_of(store, user_id);
+    let all = assignments_of(store, who);
     all.iter()
         .filter(|a| holds(&a.spec))
         .map(|a| a.spec.role_id.clone())
@@ -130,14 +176,14 @@ pub(crate) fn in_token(store: &Store, role_ids: &BTreeSet<String>) -> Vec<RoleRe
 }
 
 /// The roles that hold for a user on `on`.
-pub(crate) fn roles(store: &Store, user_id: &str, on: &On) -> Vec<RoleRef> {
-    in_token(store, &assigned(store, user_id, on))
+pub(crate) fn roles<'a>(store: &Store, who: impl Into<Who<'a>>, on: &On) -> Vec<RoleRef> {
+    in_token(store, &assigned(store, who, on))
 }
 
 /// The projects that a user has a role in, by name.
-pub(crate) fn projects_of(store: &Store, user_id: &str) -> Vec<Arc<Resource<Project>>> {
+pub(crate) fn projects_of<'a>(store: &Store, who: impl Into<Who<'a>>) -> Vec<Arc<Resource<Project>>> {
     let mut found: BTreeMap<String, Arc<Resource<Project>>> = BTreeMap::new();
-    for assignment in assignments_of(store, user_id) {
+    for assignment in assignments_of(store, who) {
         let projects = match (&assignment.spec.on, assignment.spec.inherited) {
             (On::Project(id), false) => store.get::<Project>(&Project::key(id)).into_iter().collect(),
             (On::Project(id) | On::Domain(id), true) => descendants(store, id),
@@ -151,8 +197,8 @@ pub(crate) fn projects_of(store: &Store, user_id: &str) -> Vec<Arc<Resource<Proj
 }
 
 /// The domains that a user has a role on, by name.
-pub(crate) fn domains_of(store: &Store, user_id: &str) -> Vec<Arc<Resource<Project>>> {
-    let all = assignments_of(store, user_id);
+pub(crate) fn domains_of<'a>(store: &Store, who: impl Into<Who<'a>>) -> Vec<Arc<Resource<Project>>> {
+    let all = assignments_of(store, who);
     let ids: BTreeSet<&str> = all
         .iter()
         .filter_map(|assignment| match (&assignment.spec.on, assignment.spec.inherited) {

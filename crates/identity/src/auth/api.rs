@@ -57,7 +57,14 @@ async fn create(
     Ok(answer(&identity, &query, StatusCode::CREATED, &token, &validated))
 }
 
-fn answer(identity: &Identity, query: &Query, status: StatusCode, token: &str, validated: &Validated) -> Response {
+/// A token, as Keystone answers it.
+pub(crate) fn answer(
+    identity: &Identity,
+    query: &Query,
+    status: StatusCode,
+    token: &str,
+    validated: &Validated,
+) -> Response {
     let mut response = Response::new(Body::from(validated.body(identity, !query.has("nocatalog"))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -115,25 +122,25 @@ async fn revoke(
     Ok(no_content())
 }
 
-async fn projects(
+pub(crate) async fn projects(
     State(identity): State<Arc<Identity>>,
     caller: Caller,
     info: RequestInfo,
     query: Query,
 ) -> Result<Response, Failure> {
     caller.enforce("identity:get_auth_projects", &[])?;
-    let own = effective::projects_of(&identity.store, &caller.subject.user.id);
+    let own = effective::projects_of(&identity.store, &*caller.subject);
     project::api::respond_own(&info, &query, own)
 }
 
-async fn domains(
+pub(crate) async fn domains(
     State(identity): State<Arc<Identity>>,
     caller: Caller,
     info: RequestInfo,
     query: Query,
 ) -> Result<Response, Failure> {
     caller.enforce("identity:get_auth_domains", &[])?;
-    let mut own = effective::domains_of(&identity.store, &caller.subject.user.id);
+    let mut own = effective::domains_of(&identity.store, &*caller.subject);
     own.retain(|domain| domain.spec.enabled && project::domains::passes_filters(&query, domain));
     project::domains::respond(&info, &query, own)
 }
@@ -158,7 +165,7 @@ async fn show_catalog(
 
 async fn system(State(identity): State<Arc<Identity>>, caller: Caller, info: RequestInfo) -> Result<Response, Failure> {
     caller.enforce("identity:get_auth_system", &[])?;
-    let has_role = !effective::roles(&identity.store, &caller.subject.user.id, &On::System).is_empty();
+    let has_role = !effective::roles(&identity.store, &*caller.subject, &On::System).is_empty();
     let system = if has_role {
         vec![value!({ "all": true })]
     } else {

@@ -9,6 +9,10 @@ use crate::{
     Identity, Scope,
     application_credential::ApplicationCredential,
     catalog::render::{CatalogService, catalog},
+    federation::{
+        service_provider::{self, InToken},
+        shadow,
+    },
     oauth1::AccessToken,
     token::validate::Validated,
     trust::Trust,
@@ -42,6 +46,8 @@ struct Token<'a> {
     application_credential: Option<Credential>,
     #[serde(rename = "OS-TRUST:trust", skip_serializing_if = "Option::is_none")]
     trust: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    service_providers: Vec<InToken>,
     #[serde(rename = "OS-OAUTH1", skip_serializing_if = "Option::is_none")]
     oauth1: Option<Value>,
 }
@@ -63,7 +69,10 @@ struct Member<'a> {
 struct User<'a> {
     #[serde(flatten)]
     member: Member<'a>,
-    password_expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password_expires_at: Option<Option<String>>,
+    #[serde(rename = "OS-FEDERATION", skip_serializing_if = "Option::is_none")]
+    federation: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -103,11 +112,25 @@ pub(crate) fn token_body(identity: &Identity, validated: &Validated, with_catalo
         methods: &subject.methods,
         user: User {
             member: member(&subject.user),
-            password_expires_at: identity
-                .store
-                .get::<crate::user::User>(&crate::user::User::key(&subject.user.id))
-                .and_then(|user| user.spec.password_expires)
-                .map(bare_time),
+            // A provider's user has no password, not one that never ends.
+            password_expires_at: subject.federated.is_none().then(|| {
+                identity
+                    .store
+                    .get::<crate::user::User>(&crate::user::User::key(&subject.user.id))
+                    .and_then(|user| user.spec.password_expires)
+                    .map(bare_time)
+            }),
+            federation: subject.federated.as_ref().map(|session| {
+                let groups = shadow::memberships(&identity.store, &subject.user.id, true);
+                let groups = groups
+                    .iter()
+                    .map(|membership| json!({ "id": membership.spec.group_id }));
+                json!({
+                    "groups": groups.collect::<Vec<_>>(),
+                    "identity_provider": { "id": session.provider_id },
+                    "protocol": { "id": session.protocol_id },
+                })
+            }),
         },
         audit_ids: &subject.audit_ids,
         expires_at: time(subject.expires),
@@ -135,6 +158,7 @@ pub(crate) fn token_body(identity: &Identity, validated: &Validated, with_catalo
             .as_deref()
             .and_then(|id| credential(identity, id)),
         trust: subject.trust.as_deref().and_then(|id| trust(identity, id)),
+        service_providers: service_provider::in_token(&identity.store),
         oauth1: validated.claims.oauth1.as_deref().and_then(|id| oauth1(identity, id)),
     };
     let bytes = serde_json::to_vec(&Body { token }).expect("texts, flags and lists of them are JSON");

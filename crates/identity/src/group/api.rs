@@ -41,6 +41,9 @@ pub(crate) struct View {
     name: String,
     domain_id: String,
     description: String,
+    /// Only in the list of a user's groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) membership_expires_at: Option<Option<String>>,
     #[serde(flatten)]
     extra: Map<String, Value>,
     links: Links,
@@ -72,6 +75,7 @@ impl Collection for Group {
             name: group.spec.name.clone(),
             domain_id: group.spec.domain_id.clone(),
             description: group.spec.description.clone(),
+            membership_expires_at: None,
             extra: group.spec.extra.clone(),
             links: links(info, "groups", group.name()),
         }

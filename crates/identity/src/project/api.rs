@@ -152,7 +152,7 @@ async fn show(
 
 /// Only the projects that the caller has a role in, as Keystone does; an admin sees them all.
 fn in_list(info: &RequestInfo, store: &Store, caller: &Caller, list: &[Arc<Resource<Project>>]) -> Value {
-    let own = effective::projects_of(store, &caller.subject.user.id);
+    let own = effective::projects_of(store, &*caller.subject);
     let sees = |project: &Resource<Project>| caller.is_admin() || own.iter().any(|p| p.name() == project.name());
     let seen = list.iter().filter(|project| sees(project));
     seen.map(|project| json!({ "project": view(info, project) })).collect()

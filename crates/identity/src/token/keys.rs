@@ -294,6 +294,7 @@ mod tests {
             application_credential: Some(Uuid::new_v4().simple().to_string()),
             trust: None,
             oauth1: None,
+            federated: None,
         }
     }
 

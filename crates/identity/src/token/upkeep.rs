@@ -7,7 +7,7 @@ use madang_control::TaskGroup;
 use tracing::{info, warn};
 
 use super::revocation;
-use crate::{Identity, oauth1};
+use crate::{Identity, federation::shadow, oauth1};
 
 /// Well below the day that a key seals for.
 const EVERY: Duration = Duration::from_secs(600);
@@ -32,6 +32,9 @@ async fn once(identity: &Arc<Identity>) {
     }
     if let Err(error) = oauth1::rules::prune(&identity.store, now).await {
         warn!(%error, "could not forget old OAuth tokens");
+    }
+    if let Err(error) = shadow::prune(&identity.store, now, identity.options.token_lifetime).await {
+        warn!(%error, "could not forget old memberships of identity providers");
     }
     match revocation::prune(&identity.store, now).await {
         Ok(0) => {}

@@ -14,8 +14,12 @@ use super::{Claims, ScopeClaim, revocation::Revocation};
 use crate::{
     DomainMember, Identity, RoleRef, Scope, Subject,
     application_credential::{ApplicationCredential, rules::roles_now},
-    assignment::{On, effective},
+    assignment::{
+        On,
+        effective::{self, Who},
+    },
     auth::render,
+    federation::{IdentityProvider, shadow},
     oauth1::{self, AccessToken},
     project::{Project, domain_of},
     trust::{self, Trust},
@@ -46,6 +50,9 @@ pub enum Void {
     /// Its application credential is gone or over.
     #[error("its application credential is gone")]
     Credential,
+    /// The identity provider that its user came by is gone or disabled.
+    #[error("its identity provider is gone or disabled")]
+    Provider,
     /// Its trust is gone or over.
     #[error("its trust is gone")]
     Trust,
@@ -62,6 +69,8 @@ pub struct Validated {
     /// Who asks, for the audit trail.
     pub(crate) actor: Arc<Actor>,
     epoch: u64,
+    /// When a provider's word about one of its user's groups ends, which no change in the store tells.
+    until: Timestamp,
     with_catalog: OnceLock<Bytes>,
     without_catalog: OnceLock<Bytes>,
 }
@@ -87,7 +96,10 @@ impl Identity {
     fn validate_for(&self, token: &str, window: SignedDuration) -> Result<Arc<Validated>, Void> {
         let now = Timestamp::now();
         let epoch = self.epoch();
-        let cached = self.tokens.get(token).filter(|validated| validated.epoch == epoch);
+        let cached = self
+            .tokens
+            .get(token)
+            .filter(|validated| validated.epoch == epoch && now < validated.until);
         let validated = match cached {
             Some(validated) => validated,
             None => {
@@ -121,6 +133,14 @@ impl Identity {
         if void(user.spec.tokens_void_until) || void(user_domain.spec.tokens_void_until) {
             return Err(Void::Revoked);
         }
+        if let Some(session) = &claims.federated {
+            let provider = self
+                .store
+                .get::<IdentityProvider>(&IdentityProvider::key(&session.provider_id));
+            if !provider.is_some_and(|provider| provider.spec.enabled) {
+                return Err(Void::Provider);
+            }
+        }
         let (scope, on) = self.scope(&claims)?;
         let roles = match &on {
             Some(on) => self.roles(&claims, on)?,
@@ -130,12 +150,18 @@ impl Identity {
             user: member(&user.spec.name, user.name(), &user_domain),
             scope,
             roles,
-            methods: claims.methods.names(),
+            methods: methods(&claims),
             audit_ids: claims.audit_ids(),
             issued: claims.issued,
             expires: claims.expires,
             application_credential: claims.application_credential.clone(),
             trust: claims.trust.clone(),
+            federated: claims.federated.clone(),
+        };
+        let until = if claims.federated.is_some() {
+            Timestamp::MAX
+        } else {
+            shadow::next_end(&self.store, &claims.user_id)
         };
         let (log, actor) = (in_words(&subject), Arc::new(actor(&subject)));
         let (with_catalog, without_catalog) = (OnceLock::new(), OnceLock::new());
@@ -145,6 +171,7 @@ impl Identity {
             log,
             actor,
             epoch,
+            until,
             with_catalog,
             without_catalog,
         })
@@ -210,6 +237,7 @@ impl Identity {
             };
         }
         let roles = match &claims.application_credential {
+            None if claims.federated.is_some() => effective::roles(&self.store, Who::in_session(&claims.user_id), on),
             None => effective::roles(&self.store, &claims.user_id, on),
             Some(id) => {
                 let key = ApplicationCredential::key(id);
@@ -259,6 +287,17 @@ impl Validated {
         cell.get_or_init(|| render::token_body(identity, self, with_catalog))
             .clone()
     }
+}
+
+/// How a token was come by. A login at an identity provider is called as its protocol.
+fn methods(claims: &Claims) -> Vec<String> {
+    let mut names = claims.methods.names();
+    if let Some(session) = &claims.federated {
+        for name in names.iter_mut().filter(|name| *name == "mapped") {
+            name.clone_from(&session.protocol_id);
+        }
+    }
+    names
 }
 
 fn member(name: &str, id: &str, domain: &Resource<Project>) -> DomainMember {

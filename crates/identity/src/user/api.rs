@@ -1,6 +1,9 @@
 //! `/v3/users`.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
     Router,
@@ -21,11 +24,12 @@ use crate::{
         Links, Listed,
         collection::{self, Collection, Schemas, in_domain},
         input::{Input, id_schema, name_schema, resource_schema, schemas},
-        links, merge, no_content, passes,
+        links, many, merge, no_content, passes,
     },
     application_credential::api::read_time,
     assignment::effective,
     auth::render::bare_time,
+    federation::shadow,
     group::{Group, Membership},
     project,
 };
@@ -60,7 +64,23 @@ fn properties() -> Value {
             },
             "additionalProperties": false,
         },
+        "federated": federated_schema(),
     })
+}
+
+fn federated_schema() -> Value {
+    let text = json!({ "type": "string" });
+    let protocol = json!({
+        "type": "object",
+        "properties": { "protocol_id": text, "unique_id": text },
+        "required": ["protocol_id", "unique_id"],
+    });
+    let object = json!({
+        "type": "object",
+        "properties": { "idp_id": text, "protocols": { "type": "array", "items": protocol, "minItems": 1 } },
+        "required": ["idp_id", "protocols"],
+    });
+    json!({ "type": "array", "items": object })
 }
 
 /// A user as Keystone shows it.
@@ -74,6 +94,8 @@ pub(crate) struct View {
     default_project_id: Option<String>,
     password_expires_at: Option<String>,
     options: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    federated: Option<Value>,
     #[serde(flatten)]
     extra: Map<String, Value>,
     links: Links,
@@ -107,6 +129,7 @@ impl Collection for User {
             default_project_id: spec.default_project_id.clone(),
             password_expires_at: spec.password_expires.map(bare_time),
             options: spec.options.clone(),
+            federated: (!spec.federated.is_empty()).then(|| shadow::as_value(&spec.federated)),
             extra: spec.extra.clone(),
             links: links(info, "users", user.name()),
         }
@@ -124,12 +147,9 @@ impl Collection for User {
             default_project_id: input.text("default_project_id"),
             password: input.text("password"),
             options: input.object("options"),
+            federated: shadow::from_value(&input.take("federated").unwrap_or_default()),
             extra: input.rest(),
-            tokens_void_until: None,
-            password_created: None,
-            password_expires: None,
-            password_by_user: false,
-            password_history: Vec::new(),
+            ..UserSpec::default()
         };
         Ok((None, spec))
     }
@@ -137,6 +157,11 @@ impl Collection for User {
     /// All but the password, which is not stored as it comes.
     fn apply(spec: &mut UserSpec, mut input: Input) {
         input.take("password");
+        // As Keystone: an empty list changes nothing.
+        let federated = input.take("federated").map(|names| shadow::from_value(&names));
+        if let Some(names) = federated.filter(|names| !names.is_empty()) {
+            spec.federated = names;
+        }
         input.set("name", &mut spec.name);
         input.set_flag("enabled", &mut spec.enabled);
         input.set_nullable("default_project_id", &mut spec.default_project_id);
@@ -148,6 +173,7 @@ impl Collection for User {
         passes(query, "name", &user.spec.name)
             && (!query.has("enabled") || query.switch("enabled") == user.spec.enabled)
             && passes_expiry(query, user.spec.password_expires)
+            && passes_federated(query, &user.spec)
     }
 
     fn order(user: &Resource<Self>) -> &str {
@@ -211,6 +237,20 @@ fn passes_expiry(query: &Query, expires: Option<Timestamp>) -> bool {
     })
 }
 
+/// `idp_id`, `protocol_id` and `unique_id`: all of one name.
+fn passes_federated(query: &Query, user: &UserSpec) -> bool {
+    let is_asked = ["idp_id", "protocol_id", "unique_id"]
+        .iter()
+        .any(|name| query.has(name));
+    let fits = |name: &str, is: &str| query.get(name).is_none_or(|wanted| wanted == is);
+    !is_asked
+        || user.federated.iter().any(|name| {
+            fits("idp_id", &name.provider_id)
+                && fits("protocol_id", &name.protocol_id)
+                && fits("unique_id", &name.unique_id)
+        })
+}
+
 async fn change_password(
     State(identity): State<Arc<Identity>>,
     info: RequestInfo,
@@ -232,12 +272,27 @@ async fn groups(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     rules::find(&identity, &caller, "identity:list_groups_for_user", &id)?;
-    let memberships = identity.store.cache::<Membership>().by("user", &id);
-    let groups = memberships
+    let store = &identity.store;
+    let own = store.cache::<Membership>().by("user", &id);
+    let own = own.iter().map(|membership| (membership.spec.group_id.clone(), None));
+    let vouched = shadow::memberships(store, &id, false);
+    let vouched = vouched
         .iter()
-        .filter_map(|m| identity.store.get::<Group>(&Group::key(&m.spec.group_id)))
-        .filter(|group| caller.is_in_sight(&group.spec.domain_id));
-    collection::respond(&identity, &info, &query, groups.collect())
+        .map(|membership| (membership.spec.group_id.clone(), Some(membership.spec.expires)));
+    // One that a user is in for good does not end.
+    let ends: BTreeMap<String, Option<Timestamp>> = vouched.chain(own).collect();
+    let mut groups: Vec<_> = ends
+        .into_iter()
+        .filter_map(|(id, end)| Some((store.get::<Group>(&Group::key(&id))?, end)))
+        .filter(|(group, _)| caller.is_in_sight(&group.spec.domain_id) && Group::passes(&query, group))
+        .collect();
+    groups.sort_by(|(a, _), (b, _)| (&a.spec.name, a.name()).cmp(&(&b.spec.name, b.name())));
+    let views = groups.iter().map(|(group, end)| {
+        let mut view = Group::view(&identity, &info, group);
+        view.membership_expires_at = Some(end.map(bare_time));
+        view
+    });
+    many(&info, &query, "groups", views.collect())
 }
 
 async fn projects(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use madang_http::Failure;
-use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
+use madang_store::{ErrorKind, Metadata, Op, Rejection, Resource, StoreBuilder, StoreError, Tx};
 
 use super::{
     User, UserSpec,
@@ -18,16 +18,18 @@ use crate::{
     auth::unauthenticated,
     cascade::remove_all,
     credential::Credential,
+    federation::shadow,
     group::Membership,
     names,
-    project::{Project, name_key},
+    project::Project,
     trust::Trust,
 };
 
 pub(crate) fn register(builder: &mut StoreBuilder) {
     compliance::register(builder);
     builder.rule::<User>(|tx, op| {
-        names::keep_unique(tx, &op, |spec| name_key(&spec.domain_id, &spec.name), describe)?;
+        names::keep_unique(tx, &op, UserSpec::unique_name, describe)?;
+        keep_federated_unique(tx, &op)?;
         match op {
             Op::Create(_) => Ok(()),
             Op::Update { old, new } => {
@@ -40,6 +42,37 @@ pub(crate) fn register(builder: &mut StoreBuilder) {
             Op::Remove(user) => clear(tx, user),
         }
     });
+}
+
+/// Keeps two users from being the same one of an identity provider.
+fn keep_federated_unique(tx: &mut Tx<'_>, op: &Op<'_, User>) -> Result<(), StoreError> {
+    const NAMES: &str = "names/federated-users";
+    let (before, now, uid) = match op {
+        Op::Create(new) => (&[][..], &new.spec.federated[..], new.metadata.uid),
+        Op::Update { old, new } => (&old.spec.federated[..], &new.spec.federated[..], new.metadata.uid),
+        Op::Remove(old) => (&old.spec.federated[..], &[][..], old.metadata.uid),
+    };
+    for gone in before.iter().filter(|name| !now.contains(name)) {
+        tx.release(NAMES, &gone.as_text());
+    }
+    for name in now.iter().filter(|name| !before.contains(name)) {
+        let others = tx.store().cache::<User>().by("federated", &name.as_text());
+        let is_taken = others.iter().any(|other| {
+            let now = tx.get::<User>(&other.key());
+            other.metadata.uid != uid && now.is_some_and(|now| now.spec.federated.contains(name))
+        });
+        if is_taken || tx.has_reserved(NAMES, &name.as_text()) {
+            let message = format!(
+                "Conflict occurred attempting to store federated_user - Duplicate entry found with unique_id {} of {}.",
+                name.unique_id, name.provider_id
+            );
+            return Err(Rejection::new(ErrorKind::Conflict, "Duplicate", message)
+                .at("federated")
+                .into());
+        }
+        tx.reserve(NAMES, &name.as_text(), uid)?;
+    }
+    Ok(())
 }
 
 fn describe(spec: &UserSpec) -> String {
@@ -79,6 +112,7 @@ pub async fn create(identity: &Identity, caller: &Caller, mut spec: UserSpec) ->
         spec.domain_id = caller.home_domain().to_owned();
     }
     check_references(identity, &spec.domain_id, spec.default_project_id.as_deref())?;
+    shadow::check_names(&identity.store, &spec.federated)?;
     if let Some(password) = spec.password.take() {
         let compliance = &identity.options.compliance;
         compliance.check(&password)?;
@@ -124,6 +158,9 @@ pub(crate) async fn update(
     let user = find(identity, caller, "identity:update_user", id)?;
     let default_project_id = input.clone().text("default_project_id");
     check_references(identity, &user.spec.domain_id, default_project_id.as_deref())?;
+    if let Some(names) = input.clone().take("federated") {
+        shadow::check_names(&identity.store, &shadow::from_value(&names))?;
+    }
     let password = match input.nullable("password") {
         Some(Some(password)) => {
             identity.options.compliance.check(&password)?;
