@@ -33,6 +33,9 @@ pub enum Command {
     /// Say what is allowed, and why
     #[command(subcommand)]
     Policy(Policy),
+    /// Try out what identity will do
+    #[command(subcommand)]
+    Identity(Identity),
     /// Make guest images
     #[command(subcommand)]
     Image(Image),
@@ -174,6 +177,38 @@ pub struct PolicyCheck {
     /// The operator's file [default: policy.yaml or policy.json in the data directory]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+}
+
+/// `madang identity`.
+#[derive(Debug, Subcommand)]
+pub enum Identity {
+    /// Work with mappings of federation
+    #[command(subcommand)]
+    Mapping(Mapping),
+}
+
+/// `madang identity mapping`.
+#[derive(Debug, Subcommand)]
+pub enum Mapping {
+    /// Show whom the rules of a mapping make of an assertion
+    Test(MappingTest),
+}
+
+/// `madang identity mapping test`.
+#[derive(Debug, Args)]
+pub struct MappingTest {
+    /// The rules, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub rules: PathBuf,
+    /// The assertion: lines such as `OIDC-groups: staff;users`
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Only what is called so at its beginning
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// The version of the rules' language: 1.0, 2.0 or 3.0 [default: as the rules say, else 1.0]
+    #[arg(long, value_name = "VERSION")]
+    pub schema_version: Option<String>,
 }
 
 /// How something is printed.

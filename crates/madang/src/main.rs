@@ -15,6 +15,7 @@ mod doctor;
 mod down;
 mod images;
 mod logs;
+mod mapping;
 mod policy;
 mod ranges;
 mod status;
@@ -53,6 +54,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::ContainerShim(shim) => return Ok(madang_container::shim_main(shim.arguments)),
         Command::Config => print!("{}", config::EXAMPLE),
+        Command::Identity(cli::Identity::Mapping(cli::Mapping::Test(asked))) => mapping::run(&asked)?,
         Command::Policy(command) => {
             logs::start_shown();
             runtime()?.block_on(policy::run(command))?;

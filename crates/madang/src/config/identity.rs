@@ -1,8 +1,11 @@
 //! What is asked of users, and how limits of projects relate.
 
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
 use anyhow::{Context, bail};
 use jiff::SignedDuration;
 use madang_identity::{
+    federation::{self, oidc::Settings},
     limit::Model,
     user::compliance::{Compliance, MAX_HISTORY, Regex},
 };
@@ -15,6 +18,130 @@ pub struct Identity {
     /// How limits of projects relate to those above them.
     pub limit_model: Model,
     pub security_compliance: SecurityCompliance,
+    pub federation: Federation,
+}
+
+/// Identity providers.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Federation {
+    /// Where browsers' tokens may be sent.
+    pub trusted_dashboards: Vec<String>,
+    /// For how many minutes a provider's word about groups holds beyond a session.
+    pub default_authorization_ttl: u32,
+    /// What assertions call the issuer.
+    pub remote_id_attribute: String,
+    /// By their ids in the API.
+    pub providers: BTreeMap<String, Provider>,
+}
+
+/// How to speak to an identity provider.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    pub issuer: String,
+    pub client_id: String,
+    #[serde(default)]
+    pub client_secret: Option<String>,
+    #[serde(default)]
+    pub client_secret_file: Option<PathBuf>,
+    #[serde(default)]
+    pub discovery_url: Option<String>,
+    #[serde(default)]
+    pub audiences: Vec<String>,
+    #[serde(default)]
+    pub claim_prefix: Option<String>,
+    #[serde(default)]
+    pub userinfo: bool,
+    #[serde(default)]
+    pub scope: Option<String>,
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for Federation {
+    fn default() -> Self {
+        Self {
+            trusted_dashboards: Vec::new(),
+            default_authorization_ttl: 0,
+            remote_id_attribute: "HTTP_OIDC_ISS".to_owned(),
+            providers: BTreeMap::new(),
+        }
+    }
+}
+
+impl Federation {
+    /// What identity is told, with `url` where clients reach this cloud. Reads the files with secrets.
+    ///
+    /// # Errors
+    /// For a file that cannot be read.
+    pub fn options(&self, url: &str) -> anyhow::Result<federation::Options> {
+        let providers = self.providers.iter().map(|(id, provider)| {
+            let settings = provider.settings(id)?;
+            Ok((id.clone(), settings))
+        });
+        Ok(federation::Options {
+            providers: providers.collect::<anyhow::Result<_>>()?,
+            trusted_dashboards: self.trusted_dashboards.clone(),
+            authorization_ttl: SignedDuration::from_mins(self.default_authorization_ttl.into()),
+            remote_id_attribute: self.remote_id_attribute.clone(),
+            public_url: Some(format!("{url}/identity")),
+        })
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        for (id, provider) in &self.providers {
+            let key = format!("identity.federation.providers.{id}");
+            if provider.client_secret.is_some() && provider.client_secret_file.is_some() {
+                bail!("{key} has both client_secret and client_secret_file: one of them is enough");
+            }
+            provider
+                .addresses()
+                .check()
+                .map_err(|why| anyhow::anyhow!("{key}: {why}"))?;
+        }
+        for origin in &self.trusted_dashboards {
+            if !(origin.starts_with("https://") || origin.starts_with("http://")) {
+                bail!("identity.federation.trusted_dashboards: {origin} has to begin with https:// or http://");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Provider {
+    /// All but the secret.
+    fn addresses(&self) -> Settings {
+        let usual = Settings::new(&self.issuer, &self.client_id);
+        Settings {
+            discovery_url: self.discovery_url.clone(),
+            audiences: self.audiences.clone(),
+            claim_prefix: self.claim_prefix.clone().unwrap_or(usual.claim_prefix),
+            userinfo: self.userinfo,
+            scope: self.scope.clone().unwrap_or(usual.scope),
+            ca_file: self.ca_file.clone(),
+            ..Settings::new(&self.issuer, &self.client_id)
+        }
+    }
+
+    fn settings(&self, id: &str) -> anyhow::Result<Settings> {
+        let client_secret = match &self.client_secret_file {
+            Some(file) => {
+                let text = fs::read_to_string(file).with_context(|| {
+                    format!(
+                        "could not read {} of identity.federation.providers.{id}",
+                        file.display()
+                    )
+                })?;
+                Some(text.trim().to_owned())
+            }
+            None => self.client_secret.clone(),
+        };
+        Ok(Settings {
+            client_secret,
+            ..self.addresses()
+        })
+    }
 }
 
 /// What passwords and logins must be; nothing where nothing is set. A number that is 0 asks for nothing.
@@ -70,6 +197,7 @@ impl Identity {
         if rules.password_expires_days > 0 && rules.minimum_password_age >= rules.password_expires_days {
             bail!("identity.security_compliance.minimum_password_age has to be below password_expires_days");
         }
+        self.federation.check()?;
         self.compliance().map(|_| ())
     }
 
