@@ -18,7 +18,17 @@ def tiny(tmp_path_factory):
     """The tiny image is built once, outside of the lab: it comes from Debian's mirror, which a lab does not reach."""
     binary = laboratory.Madang.default_binary()
     assert binary.exists(), f"{binary} is not built: cargo build -p madang"
-    laboratory.run(binary, "image", "build-tiny", tmp_path_factory.mktemp("tiny") / "tiny.qcow2", timeout=900)
+    path = tmp_path_factory.mktemp("tiny") / "tiny.qcow2"
+    laboratory.run(binary, "image", "build-tiny", path, timeout=900)
+    return path
+
+
+@pytest.fixture(scope="session")
+def debian(tmp_path_factory):
+    """A Debian with stock cloud-init, built likewise; it stays in the cache for a month."""
+    path = tmp_path_factory.mktemp("debian") / "debian.qcow2"
+    laboratory.run(laboratory.ROOT / "scripts/debian-guest", path, timeout=2400)
+    return path
 
 
 @pytest.fixture(scope="module")
