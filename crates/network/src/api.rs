@@ -25,7 +25,9 @@ use madang_store::Store;
 
 pub use policy::POLICY;
 
-use crate::{FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, SubnetPool, quota, router as routers};
+use crate::{
+    FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, SubnetPool, auto_topology, quota, router as routers,
+};
 
 /// How this face presents itself.
 const FACE: Face = Face::new("network", Shape::Neutron);
@@ -64,6 +66,10 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route("/quotas/{project}/default", get(quota::api::default))
         .route("/quotas/{project}/details", get(quota::api::details));
     let about = Router::new()
+        .route(
+            "/auto-allocated-topology/{project}",
+            get(auto_topology::api::show).delete(auto_topology::api::delete),
+        )
         .route("/agents", get(agents::list))
         .route(
             "/agents/{id}",

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod auto_topology;
 pub mod dhcp_port;
 mod driver;
 pub mod floating_ip;
@@ -22,6 +23,7 @@ use madang_store::StoreBuilder;
 
 pub use agent::MetadataSource;
 pub use api::{NetworkApi, POLICY, router};
+pub use auto_topology::AutoTopology;
 pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus};
 pub use lookup::is_visible;
 pub use network::{Network, NetworkSpec, NetworkStatus};
@@ -43,6 +45,7 @@ pub fn register(builder: &mut StoreBuilder) {
     security_group::rules::register(builder);
     router::rules::register(builder);
     floating_ip::rules::register(builder);
+    auto_topology::register(builder);
     builder.kind::<quota::Quota>();
     builder.kind::<seed::Seed>();
 }

@@ -135,7 +135,7 @@ fn make(tx: &mut Tx<'_>, options: &SeedOptions) -> Result<(), StoreError> {
         gateway_ip: Some(options.public_gateway),
         allocation_pools: options.public_pool.into_iter().collect(),
         enable_dhcp: false,
-        ..subnet("public-subnet", &public, options.public)
+        ..subnet_of("public-subnet", &public, options.public)
     };
     subnets::create(
         tx,
@@ -149,7 +149,7 @@ fn make(tx: &mut Tx<'_>, options: &SeedOptions) -> Result<(), StoreError> {
     let private = tx.create(Resource::<Network>::new(metadata(&options.project, "private"), private))?;
     let inside = SubnetSpec {
         dns_nameservers: options.name_servers.clone(),
-        ..subnet("private-subnet", &private, options.private)
+        ..subnet_of("private-subnet", &private, options.private)
     };
     let inside = subnets::create(tx, Resource::new(metadata(&options.project, "private-subnet"), inside))?;
 
@@ -175,7 +175,8 @@ fn make(tx: &mut Tx<'_>, options: &SeedOptions) -> Result<(), StoreError> {
     let_in(tx, &options.project)
 }
 
-fn subnet(name: &str, network: &Resource<Network>, cidr: IpNet) -> SubnetSpec {
+/// A subnet as it is without a word about it.
+pub(crate) fn subnet_of(name: &str, network: &Resource<Network>, cidr: IpNet) -> SubnetSpec {
     SubnetSpec {
         name: name.to_owned(),
         description: String::new(),

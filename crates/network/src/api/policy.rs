@@ -157,6 +157,8 @@ pub const POLICY: &[(&str, &str)] = &[
     ("get_security_group_rule", "rule:project_reader_or_admin"),
     ("delete_security_group_rule", "rule:project_member_or_admin"),
     // The rest.
+    ("get_auto_allocated_topology", "rule:project_reader_or_admin"),
+    ("delete_auto_allocated_topology", "rule:project_member_or_admin"),
     ("get_quota", "rule:project_reader_or_admin"),
     ("update_quota", "rule:admin_only"),
     ("delete_quota", "rule:admin_only"),
