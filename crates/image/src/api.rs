@@ -50,6 +50,7 @@ pub fn router(library: Arc<Library>, metrics: &Metrics, authenticate: impl FnOnc
             "/v2/images/{id}/tags/{tag}",
             put(image::add_tag).delete(image::remove_tag),
         )
+        .route("/v2/images/{id}/tasks", get(image::tasks))
         .route("/v2/images/{id}/members", get(member::list).post(member::add))
         .route(
             "/v2/images/{id}/members/{project}",

@@ -88,6 +88,16 @@ pub(crate) async fn show(
     Ok(json(StatusCode::OK, &view(&*rules::find(&library, &caller, &id)?)))
 }
 
+/// `GET /v2/images/{id}/tasks`: nothing is imported in the background, so there never is one.
+pub(crate) async fn tasks(
+    State(library): State<Arc<Library>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Failure> {
+    rules::find(&library, &caller, &id)?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "tasks": [] })))
+}
+
 pub(crate) async fn update(
     State(library): State<Arc<Library>>,
     caller: Caller,
