@@ -75,9 +75,12 @@ pub struct Device {
     /// The volume goes when the server goes.
     #[serde(default)]
     pub delete_on_termination: bool,
-    /// What Nova calls the device's type.
+    /// Its place among the server's disks.
     #[serde(default)]
     pub order: u32,
+    /// The attachment in whose stead it comes: the guest goes on with this volume, and that one goes.
+    #[serde(default)]
+    pub replaces: Option<String>,
 }
 
 words! {

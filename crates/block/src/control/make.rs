@@ -1,10 +1,11 @@
 //! Making what a volume begins as.
 
 use super::{
-    Arc, BackEndError, Control, ControlError, Layer, LayerFile, LayerSpec, Progress, Resource, Snapshot, Source, Uuid,
-    Volume, VolumeState, info, layer, stale,
+    Arc, BackEndError, Control, ControlError, Layer, LayerFile, LayerSpec, Progress, Resource, Snapshot, Source, Task,
+    Uuid, Volume, VolumeState, info, layer, stale,
 };
-use crate::volume::GIB;
+use crate::volume::{GIB, rules::image_metadata};
+use madang_image::Image;
 
 /// A layer that a volume is to stand on.
 pub(super) struct Base {
@@ -75,6 +76,11 @@ impl Control {
             new.status.next_layer = None;
             new.status.host = Some(place.clone());
             new.status.fault = None;
+            if let Some(Task::Reimage { image }) = &now.status.task
+                && let Some(image) = tx.store().cache::<Image>().by_name(image)
+            {
+                new.spec.image_metadata = image_metadata(&image);
+            }
             new.status.settle();
             tx.update(&now, new).map(|_| ())
         })

@@ -2,7 +2,7 @@
 
 mod origin;
 
-pub(crate) use origin::check_size;
+pub(crate) use origin::{check_size, image_metadata};
 
 use madang_store::{Delta, Key, Kind as _, Op, Resource, StoreError, Tx};
 
