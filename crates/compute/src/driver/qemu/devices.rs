@@ -190,11 +190,13 @@ pub(super) fn disk_device(disk: &Disk, entry: &DiskEntry, index: usize) -> Value
 /// A disk's device on its bus, with neither id nor drive.
 pub(super) fn device_on(bus: DiskBus, kind: DiskKind, serial: &str, index: usize) -> Value {
     let cut = |length: usize| serial.chars().take(length).collect::<String>();
+    // The number that the guest pages for is as long as that of other buses; the page takes the whole.
+    let scsi = |driver: &str| json!({ "driver": driver, "bus": "scsi.0", "serial": cut(36), "device_id": cut(20) });
     match (bus, kind) {
         // There are no paravirtual compact discs: it is a disk that cannot be written.
         (DiskBus::Virtio, _) => json!({ "driver": "virtio-blk-pci", "serial": cut(20) }),
-        (DiskBus::Scsi, DiskKind::Disk) => json!({ "driver": "scsi-hd", "bus": "scsi.0", "serial": cut(36) }),
-        (DiskBus::Scsi, DiskKind::Cdrom) => json!({ "driver": "scsi-cd", "bus": "scsi.0", "serial": cut(36) }),
+        (DiskBus::Scsi, DiskKind::Disk) => scsi("scsi-hd"),
+        (DiskBus::Scsi, DiskKind::Cdrom) => scsi("scsi-cd"),
         (DiskBus::Sata | DiskBus::Ide, DiskKind::Disk) => {
             json!({ "driver": "ide-hd", "bus": format!("ide.{index}"), "serial": cut(20) })
         }
