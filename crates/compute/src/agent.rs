@@ -314,6 +314,7 @@ impl Agent {
                         server.status.base = Some(base.clone());
                     }
                     server.status.interfaces = Some(interfaces::all(&ports));
+                    server.spec.injected.password = None;
                     change(server);
                 })
                 .await

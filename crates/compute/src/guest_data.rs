@@ -5,11 +5,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::Engine as _;
+use madang_block::Attachment;
 use madang_network::{Network, Port, Subnet};
 use madang_store::{Resource, Store};
 use serde_json::{Value, json};
 
-use crate::Server;
+use crate::{Server, server::volumes};
 
 /// The versions of the OpenStack tree; each shows the same.
 const VERSIONS: &[&str] = &[
@@ -41,6 +42,7 @@ pub struct GuestData {
     server: Arc<Resource<Server>>,
     ports: Vec<Arc<Resource<Port>>>,
     links: Vec<Link>,
+    volumes: Vec<Arc<Resource<Attachment>>>,
     zone: String,
 }
 
@@ -87,10 +89,12 @@ impl GuestData {
             .into_iter()
             .next();
         let zone = provider.map_or_else(|| "nova".to_owned(), |provider| provider.spec.zone.clone());
+        let volumes = volumes::of(store, server.name());
         Self {
             server,
             ports,
             links,
+            volumes,
             zone,
         }
     }
@@ -106,7 +110,7 @@ impl GuestData {
             "project_id": self.server.project(),
             "launch_index": spec.launch_index,
             "random_seed": random_seed(),
-            "devices": [],
+            "devices": self.devices(),
         });
         if !spec.metadata.is_empty() {
             data["meta"] = json!(spec.metadata);
@@ -115,7 +119,38 @@ impl GuestData {
             data["public_keys"] = json!({ &key.name: key.public_key });
             data["keys"] = json!([{ "name": key.name, "type": key.key_type, "data": key.public_key }]);
         }
+        let files = spec.injected.files.iter().zip(0u32..);
+        let files = files
+            .map(|(file, number)| json!({ "path": file.path, "content_path": format!("/{}", content_path(number)) }));
+        let files: Vec<Value> = files.collect();
+        if !files.is_empty() {
+            data["files"] = json!(files);
+        }
         data
+    }
+
+    /// The devices that the user gave tags. Where they sit in the machine is not told: the guest finds them by address or
+    /// serial number.
+    fn devices(&self) -> Vec<Value> {
+        let nics = self.ports.iter().filter_map(|port| {
+            let tag = port.spec.device_tag.as_ref()?;
+            Some(json!({
+                "type": "nic", "bus": "none", "address": "none", "mac": port.spec.mac_address, "tags": [tag],
+            }))
+        });
+        let disks = self.volumes.iter().filter_map(|attachment| {
+            let tag = attachment.spec.device.as_ref()?.tag.as_ref()?;
+            Some(json!({
+                "type": "disk", "bus": "none", "address": "none", "serial": attachment.spec.volume,
+                "path": attachment.spec.mountpoint, "tags": [tag],
+            }))
+        });
+        nics.chain(disks).collect()
+    }
+
+    /// The bytes of the file of that number, of those that are put into the guest.
+    fn content(&self, number: usize) -> Option<Vec<u8>> {
+        decoded(&self.server.spec.injected.files.get(number)?.contents)
     }
 
     /// `openstack/latest/network_data.json`.
@@ -179,15 +214,7 @@ impl GuestData {
 
     /// The user data, decoded.
     pub fn user_data(&self) -> Option<Vec<u8>> {
-        let data: String = self
-            .server
-            .spec
-            .user_data
-            .as_ref()?
-            .chars()
-            .filter(|c| !c.is_ascii_whitespace())
-            .collect();
-        base64::engine::general_purpose::STANDARD.decode(data).ok()
+        decoded(self.server.spec.user_data.as_ref()?)
     }
 
     /// The files of the config drive, by path.
@@ -198,12 +225,21 @@ impl GuestData {
                 files.insert(format!("openstack/{version}/{name}"), body.clone());
             }
         };
-        add("meta_data.json", self.meta_data().to_string().into_bytes());
+        let mut meta = self.meta_data();
+        if let Some(password) = &self.server.spec.injected.password {
+            // Only here: whoever reaches the service from inside the guest is not to learn it.
+            meta["admin_pass"] = json!(password);
+        }
+        add("meta_data.json", meta.to_string().into_bytes());
         add("network_data.json", self.network_data().to_string().into_bytes());
         add("vendor_data.json", b"{}".to_vec());
         add("vendor_data2.json", b"{}".to_vec());
         if let Some(data) = self.user_data() {
             add("user_data", data);
+        }
+        for number in 0..self.server.spec.injected.files.len() {
+            let content = self.content(number).unwrap_or_default();
+            files.insert(format!("openstack/{}", content_path(number as u32)), content);
         }
         files.insert(
             "ec2/latest/meta-data.json".to_owned(),
@@ -218,6 +254,10 @@ impl GuestData {
         match parts.as_slice() {
             [] => Some(text(EC2_VERSIONS.join("\n"))),
             ["openstack"] => Some(text(VERSIONS.join("\n"))),
+            ["openstack", "content", number] => Some(Document {
+                content_type: "application/octet-stream",
+                body: self.content(number.parse().ok()?)?,
+            }),
             ["openstack", version, rest @ ..] if VERSIONS.contains(version) => self.openstack(rest),
             [version] if EC2_VERSIONS.contains(version) => {
                 let user_data = if self.server.spec.user_data.is_some() {
@@ -293,6 +333,16 @@ impl GuestData {
     }
 }
 
+/// Where the file of that number is, of those that are put into the guest.
+fn content_path(number: u32) -> String {
+    format!("content/{number:04}")
+}
+
+fn decoded(base64: &str) -> Option<Vec<u8>> {
+    let digits: String = base64.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    base64::engine::general_purpose::STANDARD.decode(digits).ok()
+}
+
 /// Walks EC2's tree: a branch lists its names, with `/` after those that are branches.
 fn walk(tree: &Value, rest: &[&str]) -> Option<Document> {
     let mut at = tree;
@@ -342,8 +392,14 @@ fn random_seed() -> String {
 
 #[cfg(test)]
 mod tests {
+    use madang_network::PortSpec;
+    use madang_store::Metadata;
+
     use super::*;
-    use crate::{ServerKey, server::tests::server};
+    use crate::{
+        ServerKey,
+        server::{Injected, InjectedFile, tests::server},
+    };
 
     fn data() -> GuestData {
         let mut server = server("web");
@@ -353,10 +409,21 @@ mod tests {
             public_key: "ssh-ed25519 AAAA me".into(),
         });
         server.spec.user_data = Some("IyEvYmluL3NoCg==".into());
+        server.spec.injected = Injected {
+            files: vec![InjectedFile {
+                path: "/etc/motd".into(),
+                contents: "aGVs\nbG8=".into(),
+            }],
+            password: Some("secret".into()),
+        };
+        let mut port = Resource::<Port>::new(Metadata::with_id("p1"), PortSpec::on("n1"));
+        port.spec.mac_address = "fa:16:3e:00:00:01".into();
+        port.spec.device_tag = Some("front".into());
         GuestData {
             server: Arc::new(server),
-            ports: vec![],
+            ports: vec![Arc::new(port)],
             links: vec![],
+            volumes: vec![],
             zone: "nova".into(),
         }
     }
@@ -386,6 +453,29 @@ mod tests {
             Some("nova")
         );
         assert!(body("/latest/meta-data/").unwrap().contains("placement/\n"));
+    }
+
+    #[test]
+    fn what_is_put_in_is_found_and_the_password_only_on_the_drive() {
+        let meta: Value = serde_json::from_str(&body("/openstack/latest/meta_data.json").unwrap()).unwrap();
+        assert_eq!(
+            meta["files"],
+            json!([{ "path": "/etc/motd", "content_path": "/content/0000" }])
+        );
+        assert_eq!(meta["admin_pass"], Value::Null);
+        assert_eq!(body("/openstack/content/0000").as_deref(), Some("hello"));
+        assert_eq!(body("/openstack/content/0001"), None);
+        let drive = data().config_drive();
+        assert_eq!(drive["openstack/content/0000"], b"hello");
+        let meta: Value = serde_json::from_slice(&drive["openstack/latest/meta_data.json"]).unwrap();
+        assert_eq!(meta["admin_pass"], "secret");
+    }
+
+    #[test]
+    fn devices_are_told_by_their_tags() {
+        let devices = data().meta_data()["devices"].clone();
+        assert_eq!(devices[0]["tags"], json!(["front"]));
+        assert_eq!(devices[0]["mac"], "fa:16:3e:00:00:01");
     }
 
     #[test]

@@ -136,9 +136,32 @@ pub struct ServerSpec {
     /// Where the user says it is reached, in IPv6. Said back, nothing more.
     #[serde(default)]
     pub access_ipv6: Option<Ipv6Addr>,
+    /// What is put into the guest when its root is made.
+    #[serde(default)]
+    pub injected: Injected,
     /// What is asked of it beyond power and reboots.
     #[serde(default)]
     pub asked: Asked,
+}
+
+/// What a guest finds on its config drive beside what is told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Injected {
+    /// Files for its root; Nova's `personality`.
+    #[serde(default)]
+    pub files: Vec<InjectedFile>,
+    /// The password for its administrator. Told once: the agent takes it back when the guest has started.
+    #[serde(default)]
+    pub password: Option<String>,
+}
+
+/// A file for a guest's root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InjectedFile {
+    /// Where it goes.
+    pub path: String,
+    /// Its bytes, in base64.
+    pub contents: String,
 }
 
 /// A key as it was when the server was made.
@@ -333,6 +356,7 @@ pub(crate) mod tests {
             is_disk_automatic: false,
             access_ipv4: None,
             access_ipv6: None,
+            injected: Injected::default(),
             asked: Asked::default(),
         };
         Resource::new(Metadata::with_id("p1"), spec)

@@ -365,6 +365,11 @@ pub trait Driver: Send + Sync {
         refuse(self.name(), "put a layer on a disk")
     }
 
+    /// Moves what runs, as it runs, to another host, where the same driver goes on with it.
+    async fn travel(&self, _id: Uuid, _host: &str) -> Result<(), DriverError> {
+        refuse(self.name(), "migrate what runs")
+    }
+
     /// Adds a network interface.
     async fn attach_nic(&self, _id: Uuid, _nic: &Nic) -> Result<(), DriverError> {
         refuse(self.name(), "attach an interface")

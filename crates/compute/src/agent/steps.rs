@@ -10,8 +10,10 @@ use madang_image::{Image, IntakeError};
 use madang_store::{Resource, StoreError, Tx};
 use tracing::{info, warn};
 
-use super::{Agent, AgentError, GRACE, filing, host_of, workload};
-use crate::server::{AGENT_FINALIZER, Fault, Phase, Power, Rotation, Server, Snapshot, Stage, migration, moves};
+use super::{Agent, AgentError, GRACE, filing, host_of, volumes::Ready, workload};
+use crate::server::{
+    AGENT_FINALIZER, Fault, Move, MoveKind, Phase, Power, Rotation, Server, Snapshot, Stage, migration, moves, volumes,
+};
 
 type Host = Arc<dyn Driver>;
 
@@ -19,7 +21,14 @@ impl Agent {
     pub(super) async fn rebuild(&self, server: &Resource<Server>, driver: &Host) -> Result<Next, AgentError> {
         let asked = server.spec.asked.rebuilds;
         driver.remove(server.metadata.uid).await?;
-        self.record(server, |server| filing::cleared(server, asked)).await
+        self.transact(server, |tx, changed| {
+            if let Some(image) = changed.spec.asked.reimage.take() {
+                volumes::reimage(tx, changed.name(), &image)?;
+            }
+            filing::cleared(changed, asked);
+            Ok(())
+        })
+        .await
     }
 
     pub(super) async fn rescue(&self, server: &Resource<Server>, driver: &Host) -> Result<Next, AgentError> {
@@ -125,6 +134,9 @@ impl Agent {
             return Ok(Next::Done);
         };
         let target = moving.target.clone().unwrap_or_else(|| moving.source.clone());
+        if moving.kind == MoveKind::LiveMigration {
+            return self.travel(server, driver, moving, &target).await;
+        }
         if server.spec.driver == "oci" && target == moving.source && self.resize_running(server, driver).await? {
             return self.transact(server, arrived).await;
         }
@@ -134,6 +146,38 @@ impl Agent {
                 moves::stand_on(tx, changed, &target)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// Goes on elsewhere as it runs; where that cannot be, it stays and says why.
+    async fn travel(
+        &self,
+        server: &Resource<Server>,
+        driver: &Host,
+        moving: &Move,
+        target: &str,
+    ) -> Result<Next, AgentError> {
+        if moving.failure.is_some() {
+            return self
+                .transact(server, |tx, changed| moves::give_up(tx, changed, "cancelled"))
+                .await;
+        }
+        let failure = driver.travel(server.metadata.uid, target).await.err();
+        self.transact(server, |tx, changed| {
+            let Some(moving) = &mut changed.spec.asked.moving else {
+                return Ok(());
+            };
+            match &failure {
+                None => {
+                    moves::stand_on(tx, changed, target)?;
+                    moves::settle(tx, changed, "completed")
+                }
+                Some(error) => {
+                    moving.failure = Some(error.to_string());
+                    moves::fail(tx, changed)
+                }
+            }
         })
         .await
     }
@@ -179,6 +223,11 @@ impl Agent {
             let ports = workload::ports(&self.store, server);
             if let Some(next) = self.wait_for(server, &ports).await? {
                 return Ok(next);
+            }
+            match self.hold_volumes(server).await? {
+                Ready::Yes => {}
+                Ready::Wait => return Ok(Self::wait_for_volumes()),
+                Ready::Never(reason) => return self.could_not_arrive(server, moving.stage, &reason).await,
             }
             let uid = self.uid(server).await?;
             let started = match self.workload(server, &ports, uid).await {

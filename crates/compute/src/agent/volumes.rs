@@ -74,7 +74,7 @@ impl Agent {
                         attachment.spec.volume
                     )));
                 }
-                Some((_, None)) => return Ok(Ready::Wait),
+                Some((_, None) | (VolumeState::Downloading, _)) => return Ok(Ready::Wait),
                 Some(_) => {}
             }
         }
@@ -172,10 +172,13 @@ impl Agent {
         driver: &Arc<dyn Driver>,
         is_open: bool,
     ) -> Result<(), AgentError> {
+        let replaced = self.replaced(attachment);
         if is_open {
-            let plugged = match self.disk(attachment) {
-                Ok(disk) => driver.attach_disk(server.metadata.uid, &disk).await,
-                Err(error) => Err(error),
+            let id = server.metadata.uid;
+            let plugged = match (self.disk(attachment), &replaced) {
+                (Ok(disk), Some((_, old))) => driver.swap_disk(id, old.metadata.uid, &disk).await,
+                (Ok(disk), None) => driver.attach_disk(id, &disk).await,
+                (Err(error), _) => Err(error),
             };
             if let Err(error) = plugged {
                 if matches!(error, DriverError::Io { .. } | DriverError::TimedOut { .. }) {
@@ -185,8 +188,22 @@ impl Agent {
             }
         }
         self.set(server, attachment, AttachState::Attached, None).await?;
+        if let Some((old, _)) = replaced {
+            self.end_attachment(server, &old).await?;
+        }
         info!(server = server.name(), volume = attachment.spec.volume, "attached");
         Ok(())
+    }
+
+    /// The attachment in whose stead one comes, and its volume; none when it is gone, or there never was one.
+    fn replaced(
+        &self,
+        attachment: &Resource<Attachment>,
+    ) -> Option<(Arc<Resource<Attachment>>, Arc<Resource<Volume>>)> {
+        let old = attachment.spec.device.as_ref()?.replaces.as_deref()?;
+        let old = self.store.cache::<Attachment>().by_name(old)?;
+        let volume = self.volume_of(&old)?;
+        Some((old, volume))
     }
 
     /// A volume that cannot be attached is free again, as in the original.
@@ -202,6 +219,15 @@ impl Agent {
             reason,
             "could not attach"
         );
+        self.end_attachment(server, attachment).await
+    }
+
+    /// Ends what no workload has open.
+    async fn end_attachment(
+        &self,
+        server: &Resource<Server>,
+        attachment: &Resource<Attachment>,
+    ) -> Result<(), AgentError> {
         let key = attachment.key();
         self.store
             .transact::<(), StoreError>(filing::cause(host_of(server)), |tx| {
@@ -302,9 +328,13 @@ impl Agent {
     /// What the driver is to plug in for a server's volumes, in guest order.
     pub(super) fn disks(&self, server: &Resource<Server>) -> Result<Vec<Disk>, DriverError> {
         let attachments = volumes::of(&self.store, server.name());
+        // One that comes in another's stead is there once it took its place.
+        let comes = |attachment: &Resource<Attachment>| {
+            attachment.status.state == AttachState::Attaching && self.replaced(attachment).is_some()
+        };
         let there = attachments
             .iter()
-            .filter(|attachment| !attachment.metadata.is_deleting());
+            .filter(|attachment| !attachment.metadata.is_deleting() && !comes(attachment));
         there.map(|attachment| self.disk(attachment)).collect()
     }
 

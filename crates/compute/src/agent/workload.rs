@@ -166,8 +166,15 @@ impl Agent {
         }
         let id = server.spec.image.as_deref();
         let image = id.and_then(|id| self.store.cache::<madang_image::Image>().by_name(id));
-        let nothing = hardware::Properties::new();
-        let properties = image.as_ref().map_or(&nothing, |image| &image.spec.properties);
+        // One that starts from a volume is what the image in the volume says.
+        let of_volume = match &image {
+            Some(_) => None,
+            None => volumes::root_volume(&self.store, server.name()),
+        };
+        let of_volume = of_volume
+            .map(|volume| volume.spec.image_metadata.clone())
+            .unwrap_or_default();
+        let properties = image.as_ref().map_or(&of_volume, |image| &image.spec.properties);
         let is_iso = image
             .as_ref()
             .is_some_and(|image| image.spec.disk_format == Some(madang_image::DiskFormat::Iso));

@@ -1,4 +1,4 @@
-//! What Nova had before Glance and Neutron: images, networks, floating addresses and security groups, for clients that
+//! What Nova had before Glance, Neutron and Cinder: images, networks, volumes, floating addresses, security groups; for clients that
 //! still ask it. Gone since microversion 2.36 (image metadata since 2.39). Everything here reads and writes the other
 //! domains' resources; their own rules decide.
 
@@ -7,6 +7,7 @@ mod images;
 mod networks;
 mod removed;
 pub(crate) mod security_groups;
+mod volumes;
 
 use axum::Router;
 use madang_http::{Failure, Microversion};
@@ -24,6 +25,7 @@ pub(super) fn routes() -> Router<ComputeApi> {
         .merge(networks::routes())
         .merge(floating_ips::routes())
         .merge(security_groups::routes())
+        .merge(volumes::routes())
         .merge(removed::routes())
 }
 

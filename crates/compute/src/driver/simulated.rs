@@ -97,11 +97,20 @@ impl Machine {
         self.resize(workload);
         self.disks = workload.disks.iter().map(|disk| disk.id).collect();
         self.nics = workload.nics.iter().map(|nic| (nic.port, nic.mac)).collect();
-        let line = format!("simulated machine {} is up\n", workload.hostname);
-        self.console.push_str(&line);
-        let excess = self.console.len().saturating_sub(CONSOLE_BYTES);
-        self.console
-            .drain(..excess.next_multiple_of(line.len()).min(self.console.len()));
+        self.say(&format!("{} processors, {} MiB", self.vcpus, self.memory_bytes >> 20));
+        self.say(&format!("{} disks beside the root", self.disks.len()));
+        self.say(&format!("{} interfaces", self.nics.len()));
+        self.say(&format!("simulated machine {} is up", workload.hostname));
+    }
+
+    /// Writes a line to the console, whose oldest lines go.
+    fn say(&mut self, line: &str) {
+        self.console.push_str(line);
+        self.console.push('\n');
+        while self.console.len() > CONSOLE_BYTES {
+            let oldest = self.console.find('\n').map_or(self.console.len(), |end| end + 1);
+            self.console.drain(..oldest);
+        }
     }
 
     fn resize(&mut self, workload: &Workload) {
@@ -402,6 +411,11 @@ impl Driver for SimulatedDriver {
                 *disk = new.id;
             }
         })
+    }
+
+    async fn travel(&self, id: Uuid, host: &str) -> Result<(), DriverError> {
+        // All simulated hosts are of one world.
+        self.with_running(id, |machine| machine.ask(format!("to go on at {host}")))
     }
 
     async fn attach_nic(&self, id: Uuid, nic: &Nic) -> Result<(), DriverError> {

@@ -12,7 +12,8 @@
 //!                                     │ stopped     started where it was
 //!                                     └──► Returning ───► none
 //! ```
-//! The old place is set aside under the migration's name until the new one is confirmed or given up.
+//! The old place is set aside under the migration's name until the new one is confirmed or given up. A live migration
+//! ends with *Leaving*: what runs there runs on here, and nobody has to confirm it.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -25,6 +26,8 @@ use crate::{FlavorSpec, Power};
 pub struct Asked {
     /// Rebuilds so far.
     pub rebuilds: u64,
+    /// The image that the next rebuild writes anew into the volume it starts from.
+    pub reimage: Option<String>,
     /// To run from another root, its own beside.
     pub rescue: Option<Rescue>,
     /// A copy of its root.
@@ -108,6 +111,8 @@ pub enum MoveKind {
     Migration,
     /// From a host that is down, built anew.
     Evacuation,
+    /// To another host, as it runs.
+    LiveMigration,
 }
 
 impl MoveKind {
@@ -117,6 +122,7 @@ impl MoveKind {
             Self::Resize => "resize",
             Self::Migration => "migration",
             Self::Evacuation => "evacuation",
+            Self::LiveMigration => "live-migration",
         }
     }
 }

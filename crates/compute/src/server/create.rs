@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     Flavor,
     server::{
-        Asked, Doing, Power, Server, ServerKey, ServerSpec, rules,
+        Asked, Doing, Injected, Power, Server, ServerKey, ServerSpec, rules,
         volumes::{self, DeviceRequest},
     },
 };
@@ -77,6 +77,8 @@ pub struct CreateServers {
     pub access_ipv4: Option<Ipv4Addr>,
     /// Where the user says it is reached, in IPv6.
     pub access_ipv6: Option<Ipv6Addr>,
+    /// What is put into the guest.
+    pub injected: Injected,
 }
 
 /// One interface asked for.
@@ -185,6 +187,7 @@ fn create_one(
         is_disk_automatic: request.is_disk_automatic,
         access_ipv4: request.access_ipv4,
         access_ipv6: request.access_ipv6,
+        injected: request.injected.clone(),
         asked: Asked::default(),
     };
     let mut server = Resource::<Server>::new(metadata, spec);

@@ -5,7 +5,7 @@ use madang_store::{Indexes, Kind, Metadata, Resource, StoreError, Tx};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Server, ServerSpec, ServerStatus};
+use super::{Injected, Server, ServerSpec, ServerStatus};
 
 /// The kind of what is gone. `metadata.name` is the server's id.
 pub struct Departed;
@@ -44,6 +44,7 @@ pub(super) fn keep(tx: &mut Tx<'_>, server: &Resource<Server>) -> Result<(), Sto
     let mut spec = server.spec.clone();
     // Nobody is told these any more.
     spec.user_data = None;
+    spec.injected = Injected::default();
     let mut status = server.status.clone();
     status.base = None;
     let spec = DepartedSpec {

@@ -20,6 +20,7 @@ use madang_store::Resource;
 use serde_json::{Value, json};
 
 use self::verbs::Wanted;
+pub(crate) use self::verbs::{add_address, remove_address};
 use super::api::find_for;
 use crate::api::{ComputeApi, proxies};
 

@@ -73,7 +73,7 @@ pub(super) fn begin(
     let metadata = Metadata::with_uid(id, server.project(), id.to_string());
     let mut migration = Resource::<Migration>::new(metadata, spec);
     migration.status.state = match kind {
-        MoveKind::Evacuation => "accepted",
+        MoveKind::Evacuation | MoveKind::LiveMigration => "accepted",
         MoveKind::Resize | MoveKind::Migration => "pre-migrating",
     }
     .to_owned();

@@ -14,7 +14,7 @@ pub(super) fn follow(tx: &mut Tx<'_>, server: &Resource<Server>, claim: &Resourc
     if moving.stage != Stage::Placing {
         return Ok(());
     }
-    let id = moving.migration;
+    let (id, kind) = (moving.migration, moving.kind);
     match (&claim.status.host, &claim.status.failure) {
         (Some(host), _) => {
             moving.target = Some(host.clone());
@@ -23,7 +23,11 @@ pub(super) fn follow(tx: &mut Tx<'_>, server: &Resource<Server>, claim: &Resourc
                 moving.stage = Stage::Arrived;
                 arrive_anew(tx, server, &mut changed, host)?;
             }
-            migration::set(tx, server.project(), id, "migrating", Some(host))?;
+            let state = match kind {
+                MoveKind::LiveMigration => "running",
+                _ => "migrating",
+            };
+            migration::set(tx, server.project(), id, state, Some(host))?;
         }
         (None, Some(reason)) => {
             moving.stage = Stage::Failed;
@@ -155,6 +159,7 @@ pub(crate) fn leave(tx: &mut Tx<'_>, server: &mut Resource<Server>) -> Result<()
     server.status.host = None;
     server.status.slot = None;
     server.status.base = None;
+    super::volumes::leave(tx, server)?;
     super::rules::bind_ports(tx, server, None)
 }
 

@@ -88,6 +88,7 @@ fn status(phase: Phase, task: Option<&str>) -> &'static str {
         (Phase::Active | Phase::Stopped | Phase::Error, Some("rebuilding" | "rebuild_spawning")) => "REBUILD",
         (Phase::Active | Phase::Stopped, Some("resize_prep" | "resize_migrating" | "resize_finish")) => "RESIZE",
         (Phase::Active | Phase::Stopped | Phase::Resized, Some("resize_reverting")) => "REVERT_RESIZE",
+        (Phase::Active | Phase::Paused, Some("migrating")) => "MIGRATING",
         (Phase::Scheduling | Phase::Building, _) => "BUILD",
         (Phase::Active, _) => "ACTIVE",
         (Phase::Stopped, _) => "SHUTOFF",
@@ -117,6 +118,9 @@ fn moving(server: &Resource<Server>) -> Option<&'static str> {
     let moving = server.spec.asked.moving.as_ref()?;
     if moving.kind == MoveKind::Evacuation {
         return Some("rebuilding");
+    }
+    if moving.kind == MoveKind::LiveMigration {
+        return Some("migrating");
     }
     match moving.stage {
         Stage::Placing | Stage::Failed => Some("resize_prep"),

@@ -351,7 +351,7 @@ impl Serialize for Shown<'_> {
         map.serialize_entry("OS-SRV-USG:launched_at", &status.launched.map(micros))?;
         let terminated = state::is_gone(server).then(|| micros(server.metadata.updated));
         map.serialize_entry("OS-SRV-USG:terminated_at", &terminated)?;
-        if !self.ports.is_empty() {
+        if !self.group_names.is_empty() {
             let names: Vec<_> = self.group_names.iter().map(|name| GroupName { name }).collect();
             map.serialize_entry("security_groups", &names)?;
         }

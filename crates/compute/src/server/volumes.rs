@@ -10,14 +10,15 @@ pub mod mapping;
 use std::{collections::BTreeSet, sync::Arc};
 
 use madang_block::{
-    AttachState, Attachment, AttachmentSpec, Device, Source, Volume, VolumeSpec, attachment::AGENT_FINALIZER as HELD,
+    AttachState, Attachment, AttachmentSpec, Device, Source, Task, Volume, VolumeSpec, VolumeState,
+    attachment::AGENT_FINALIZER as HELD,
 };
 use madang_host::workload::DiskBus;
 use madang_http::Failure;
 use madang_identity::Caller;
 use madang_store::{ErrorKind, Key, Kind as _, Metadata, Rejection, Resource, Store, StoreError, Tx};
 
-use super::{Phase, Server, verbs};
+use super::{Phase, Server, action, verbs};
 
 /// A failure inside a transaction, so that the store's own errors come out in Nova's words.
 struct Refusal(Failure);
@@ -83,6 +84,12 @@ pub fn boots_from(attachments: &[Arc<Resource<Attachment>>]) -> bool {
     attachments.iter().any(|attachment| is_root(attachment))
 }
 
+/// The volume that a server starts from, if it does.
+pub fn root_volume(store: &Store, server: &str) -> Option<Arc<Resource<Volume>>> {
+    let root = of(store, server).into_iter().find(|attachment| is_root(attachment))?;
+    store.cache::<Volume>().by_name(&root.spec.volume)
+}
+
 fn is_root(attachment: &Resource<Attachment>) -> bool {
     attachment.spec.device.as_ref().and_then(|device| device.boot_index) == Some(0)
 }
@@ -98,6 +105,8 @@ pub struct Attach {
     pub tag: Option<String>,
     /// It goes when the server goes.
     pub delete_on_termination: bool,
+    /// The caller knows of volumes that several servers have.
+    pub may_share: bool,
 }
 
 /// Attaches a volume to a server.
@@ -117,9 +126,8 @@ pub async fn attach(
         let server = tx
             .get::<Server>(&key)
             .ok_or_else(|| StoreError::NotFound { key: key.clone() })?;
-        let volume_key = Key::new(Volume::NAME, server.project(), "", &wanted.volume);
-        let missing = || Failure::not_found(format!("Volume {} could not be found.", wanted.volume));
-        tx.get::<Volume>(&volume_key).ok_or_else(missing)?;
+        let volume = find(tx, caller, &wanted.volume)?;
+        check_sharing(&server, &volume, wanted.may_share)?;
         let others = of(tx.store(), server.name());
         if others.iter().any(|other| other.spec.volume == wanted.volume) {
             let message = format!(
@@ -140,9 +148,104 @@ pub async fn attach(
             .filter_map(|other| other.spec.mountpoint.clone())
             .collect();
         let name = device_name(wanted.name.as_deref(), &taken, false)?;
-        Ok(make(tx, &server, &wanted.volume, name, device, AttachState::Attaching)?)
+        // One that is on no host has nobody who would bring it on.
+        let state = match server.status.host {
+            Some(_) => AttachState::Attaching,
+            None => AttachState::Attached,
+        };
+        action::note(tx, &server, "attach_volume", None)?;
+        Ok(make(tx, &server, &volume, name, device, state)?)
     });
     attached.await.map_err(|Refusal(failure)| failure)
+}
+
+/// A volume that the caller may know of; an admin may give a server another project's.
+fn find(tx: &Tx<'_>, caller: &Caller, id: &str) -> Result<Arc<Resource<Volume>>, Failure> {
+    let missing = || Failure::not_found(format!("Volume {id} could not be found."));
+    let known = tx.store().cache::<Volume>().by_name(id);
+    known
+        .filter(|volume| caller.can_see(volume.project()))
+        .and_then(|volume| tx.get::<Volume>(&volume.key()))
+        .ok_or_else(missing)
+}
+
+/// Refuses a volume for several servers where it cannot be one of them.
+fn check_sharing(server: &Resource<Server>, volume: &Resource<Volume>, may_share: bool) -> Result<(), Failure> {
+    if !volume.spec.is_multiattach {
+        return Ok(());
+    }
+    if !may_share {
+        let message = "Multiattach volumes are only supported starting with compute API version 2.60.";
+        return Err(Failure::invalid(message));
+    }
+    if matches!(server.status.phase, Phase::Shelved | Phase::Offloaded) {
+        let message = "Attaching multiattach volumes is not supported for shelved-offloaded instances.";
+        return Err(Failure::invalid(message));
+    }
+    Ok(())
+}
+
+/// Asks for a server to go on with another volume in the stead of one that it has, while it runs.
+///
+/// # Errors
+/// 404 for a volume there is not; 409 unless block says that it migrates, and for a server that does not run; 400 for a new
+/// one that is not there, not free, too small, or where several servers write to the old one.
+pub async fn swap(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    old: &str,
+    new: &str,
+) -> Result<(), Failure> {
+    let key = server.key();
+    let swapped = store.transact::<(), Refusal>(caller.cause(), |tx| {
+        let server = tx
+            .get::<Server>(&key)
+            .ok_or_else(|| StoreError::NotFound { key: key.clone() })?;
+        let volume = find(tx, caller, old)?;
+        if volume.status.migration.as_deref().is_none_or(str::is_empty) {
+            let message = format!("volume {old} is not migrating; this API should only be called by Cinder");
+            return Err(Failure::conflict(message).into());
+        }
+        verbs::check_lock(caller, &server)?;
+        if !matches!(server.status.phase, Phase::Active | Phase::Paused | Phase::Resized) {
+            return Err(wrong_phase(&server, "swap_volume").into());
+        }
+        let other = find(tx, caller, new).map_err(|failure| Failure::invalid(failure.message))?;
+        let attachments = of(tx.store(), server.name());
+        let attachment = attachments
+            .iter()
+            .find(|attachment| attachment.spec.volume == old)
+            .ok_or_else(|| Failure::not_found(format!("No volume Block Device Mapping with volume_id {old}.")))?;
+        check_swap(&volume, &other)?;
+        let device = Device {
+            replaces: Some(attachment.name().to_owned()),
+            ..attachment.spec.device.clone().unwrap_or_default()
+        };
+        let name = attachment.spec.mountpoint.clone().unwrap_or_default();
+        action::note(tx, &server, "swap_volume", None)?;
+        make(tx, &server, &other, name, device, AttachState::Attaching)?;
+        Ok(())
+    });
+    swapped.await.map_err(|Refusal(failure)| failure)
+}
+
+fn check_swap(old: &Resource<Volume>, new: &Resource<Volume>) -> Result<(), Failure> {
+    let refuse = |why: &str| Err(Failure::invalid(format!("Invalid volume: {why}")));
+    if old.status.attachments.len() > 1 && old.spec.is_read_only != Some(true) {
+        let message = format!(
+            "Volume {} is attached in read/write mode to more than one server, it cannot be swapped.",
+            old.name()
+        );
+        return Err(Failure::invalid(message));
+    }
+    if !new.status.attachments.is_empty() {
+        return refuse("New volume must be detached in order to swap.");
+    }
+    if new.spec.size_gib < old.spec.size_gib {
+        return refuse("New volume must be the same size or larger.");
+    }
+    Ok(())
 }
 
 fn next_order(others: &[Arc<Resource<Attachment>>]) -> u32 {
@@ -155,18 +258,18 @@ fn next_order(others: &[Arc<Resource<Attachment>>]) -> u32 {
 fn make(
     tx: &mut Tx<'_>,
     server: &Resource<Server>,
-    volume: &str,
+    volume: &Resource<Volume>,
     name: String,
     device: Device,
     state: AttachState,
 ) -> Result<Arc<Resource<Attachment>>, StoreError> {
-    let mut metadata = Metadata::with_id(server.project());
+    let mut metadata = Metadata::with_id(volume.project());
     metadata.owners = vec![server.as_owner()];
     if server.status.host.is_some() {
         metadata.finalizers.push(HELD.to_owned());
     }
     let spec = AttachmentSpec {
-        volume: volume.to_owned(),
+        volume: volume.name().to_owned(),
         server: Some(server.name().to_owned()),
         mountpoint: Some(name),
         device: Some(device),
@@ -198,21 +301,31 @@ fn device_name(wanted: Option<&str>, taken: &BTreeSet<String>, is_root: bool) ->
 
 /// The servers' states in which volumes come and go.
 fn check_phase(server: &Resource<Server>, verb: &str) -> Result<(), Failure> {
-    if matches!(server.status.phase, Phase::Active | Phase::Stopped | Phase::Paused) {
+    let states = [
+        Phase::Active,
+        Phase::Stopped,
+        Phase::Paused,
+        Phase::Resized,
+        Phase::SoftDeleted,
+        Phase::Shelved,
+        Phase::Offloaded,
+    ];
+    if states.contains(&server.status.phase) {
         return Ok(());
     }
+    Err(wrong_phase(server, verb))
+}
+
+fn wrong_phase(server: &Resource<Server>, verb: &str) -> Failure {
     let state = super::state::of(server).vm_state;
-    let message = format!(
-        "Cannot '{verb}' instance {} while it is in vm_state {state}",
-        server.name()
-    );
-    Err(Failure::conflict(message))
+    let id = server.name();
+    Failure::conflict(format!("Cannot '{verb}' instance {id} while it is in vm_state {state}"))
 }
 
 /// Asks for a volume to be taken away from a server.
 ///
 /// # Errors
-/// 403 for the volume the server starts from; 409 for a server in another state.
+/// 400 for the volume the server starts from; 409 for a server in another state.
 pub async fn detach(
     store: &Store,
     caller: &Caller,
@@ -222,11 +335,14 @@ pub async fn detach(
     verbs::check_lock(caller, server)?;
     check_phase(server, "detach_volume")?;
     if is_root(attachment) {
-        return Err(Failure::forbidden("Cannot detach a root device volume"));
+        return Err(Failure::invalid("Cannot detach a root device volume"));
     }
     let key = attachment.key();
     let detached = store.transact::<(), Refusal>(caller.cause(), |tx| match tx.get::<Attachment>(&key) {
-        Some(attachment) => Ok(tx.delete(&attachment)?),
+        Some(attachment) => {
+            action::note(tx, server, "detach_volume", None)?;
+            Ok(tx.delete(&attachment)?)
+        }
         None => Ok(()),
     });
     detached.await.map_err(|Refusal(failure)| failure)
@@ -258,7 +374,10 @@ pub(super) fn begin(tx: &mut Tx<'_>, server: &Resource<Server>, devices: &[Devic
     for (order, request) in (0_u32..).zip(devices) {
         let is_root = request.device.boot_index == Some(0);
         let volume = match &request.source {
-            DeviceSource::Volume(id) => id.clone(),
+            DeviceSource::Volume(id) => {
+                let key = Key::new(Volume::NAME, server.project(), "", id);
+                tx.get::<Volume>(&key).ok_or(StoreError::NotFound { key })?
+            }
             DeviceSource::New {
                 source,
                 size_gib,
@@ -272,8 +391,6 @@ pub(super) fn begin(tx: &mut Tx<'_>, server: &Resource<Server>, devices: &[Devic
                     ..VolumeSpec::default()
                 };
                 tx.create(Resource::<Volume>::new(Metadata::with_id(server.project()), spec))?
-                    .name()
-                    .to_owned()
             }
         };
         let device = Device {
@@ -283,6 +400,36 @@ pub(super) fn begin(tx: &mut Tx<'_>, server: &Resource<Server>, devices: &[Devic
         let name = device_name(request.name.as_deref(), &taken, is_root)?;
         taken.insert(name.clone());
         make(tx, server, &volume, name, device, AttachState::Reserved)?;
+    }
+    Ok(())
+}
+
+/// Has the volume that a server starts from begin anew as an image, which nobody has open meanwhile.
+pub(crate) fn reimage(tx: &mut Tx<'_>, server: &str, image: &str) -> Result<(), StoreError> {
+    let Some(volume) = root_volume(tx.store(), server).and_then(|volume| tx.get::<Volume>(&volume.key())) else {
+        return Ok(());
+    };
+    let mut new = (*volume).clone();
+    new.status.state = VolumeState::Downloading;
+    new.status.task = Some(Task::Reimage {
+        image: image.to_owned(),
+    });
+    tx.update(&volume, new).map(|_| ())
+}
+
+/// A server leaves its host: no agent holds its volumes any more, they stay its own.
+pub(super) fn leave(tx: &mut Tx<'_>, server: &Resource<Server>) -> Result<(), StoreError> {
+    for attachment in tx.store().cache::<Attachment>().by("server", server.name()) {
+        let Some(attachment) = tx.get::<Attachment>(&attachment.key()) else {
+            continue;
+        };
+        let mut free = (*attachment).clone();
+        free.metadata.finalizers.retain(|finalizer| finalizer != HELD);
+        free.status.host = None;
+        if free.status.state == AttachState::Attaching {
+            free.status.state = AttachState::Attached;
+        }
+        tx.update(&attachment, free)?;
     }
     Ok(())
 }

@@ -140,6 +140,42 @@ async fn a_migration_goes_to_another_host_and_stays_off_when_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_runs_goes_to_another_host_as_it_runs() {
+    let cloud = Cloud::new(Options::default()).await;
+    let id = cloud.create("nomad").await;
+    cloud.becomes(&id, "ACTIVE").await;
+    let host = || {
+        let server = cloud.store.cache::<Server>().by_name(&id).unwrap();
+        server.status.host.clone().unwrap()
+    };
+    let before = host();
+    let live = |host: Value| json!({ "os-migrateLive": { "host": host, "block_migration": "auto" } });
+    assert_eq!(cloud.act_as_admin(&id, "2.25", live(json!("nowhere"))).await.0, 400);
+    assert_eq!(
+        cloud.act_as_admin(&id, "2.25", live(json!(before))).await.0,
+        400,
+        "where it is"
+    );
+    let (status, body) = cloud.act_as_admin(&id, "2.25", live(Value::Null)).await;
+    assert_eq!(status, 202, "{body}");
+    let server = cloud.becomes(&id, "ACTIVE").await;
+    assert_ne!(host(), before);
+    assert_eq!(cloud.store.cache::<Claim>().len(), 1, "its old place is free");
+    let uid = cloud.store.cache::<Server>().by_name(&id).unwrap().metadata.uid;
+    assert_eq!(cloud.world.asked(uid), [format!("to go on at {}", host())]);
+    assert!(server["addresses"]["private"][0]["addr"].is_string());
+    let migration = cloud.store.cache::<Migration>().all().pop().unwrap();
+    assert_eq!(migration.status.state, "completed");
+
+    assert_eq!(cloud.act(&id, json!({ "pause": null })).await, 202);
+    cloud.becomes(&id, "PAUSED").await;
+    assert_eq!(cloud.act_as_admin(&id, "2.30", live(json!(before))).await.0, 202);
+    cloud.becomes(&id, "PAUSED").await;
+    assert_eq!(host(), before);
+    cloud.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_move_without_a_place_leaves_everything_as_it_was() {
     let cloud = Cloud::new(Options {
         hosts: 1,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use madang_network::Port;
+use madang_network::{Network, Port};
 use madang_scheduler::{Claim, Provider, claim::rules::usage_group};
 use serde_json::{Value, json};
 
@@ -301,5 +301,68 @@ async fn deleting_while_it_is_built_leaves_nothing() {
         })
         .await;
     assert!(cloud.store.counters(PROJECT, quota::COUNTERS).is_empty());
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn files_are_put_in_up_to_the_quota() {
+    let cloud = Cloud::new(Options::default()).await;
+    let file = json!({ "path": "/etc/motd", "contents": "aGVsbG8=" });
+    let mut wanted = cloud.wanted("a");
+    wanted["server"]["personality"] = json!([file, file, file, file, file, file]);
+    let (status, body) = cloud.call("POST", "/servers", wanted.clone()).await;
+    assert_eq!(status, 403, "{body}");
+    wanted["server"]["personality"] = json!([file]);
+    let (status, body) = cloud.call("POST", "/servers", wanted).await;
+    assert_eq!(status, 202, "{body}");
+    let id = body["server"]["id"].as_str().unwrap();
+    cloud.becomes(id, "ACTIVE").await;
+    let injected = cloud.store.cache::<Server>().by_name(id).unwrap().spec.injected.clone();
+    assert_eq!(injected.files[0].path, "/etc/motd");
+    assert_eq!(injected.password, None, "told once");
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn a_network_is_made_for_who_has_none_and_asks_for_any() {
+    let cloud = Cloud::new(Options::default()).await;
+    let ask = async |networks: Value| {
+        let mut wanted = cloud.wanted("a");
+        wanted["server"]["networks"] = networks;
+        let caller = cloud.caller("project-without", &["member", "reader"]);
+        cloud.call_as(caller, "2.37", "POST", "/servers", wanted).await
+    };
+    assert_eq!(ask(json!("none")).await.0, 202);
+    let own = || cloud.store.cache::<Network>().in_project("project-without");
+    assert!(own().is_empty());
+    for _ in 0..2 {
+        let (status, body) = ask(json!("auto")).await;
+        assert_eq!(status, 202, "{body}");
+        assert_eq!(own().len(), 1, "one for all");
+    }
+    let ports = cloud.store.cache::<Port>().by("network", own()[0].name());
+    let owners: Vec<_> = ports.iter().map(|port| port.spec.device_owner.as_str()).collect();
+    assert!(owners.contains(&"network:router_interface"), "{owners:?}");
+    assert_eq!(owners.iter().filter(|owner| owner.starts_with("compute:")).count(), 2);
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn two_ports_on_one_network_leave_nothing_behind() {
+    let cloud = Cloud::new(Options::default()).await;
+    let mut wanted = cloud.wanted("a");
+    wanted["server"]["networks"] = json!([{ "uuid": cloud.network }, { "uuid": cloud.network }]);
+    let record = format!("network/{}", cloud.network);
+    let before = cloud.store.counters("", &record);
+    let (status, body) = cloud.call("POST", "/servers", wanted).await;
+    assert_eq!(status, 202, "{body}");
+    let id = body["server"]["id"].as_str().unwrap();
+    cloud.becomes(id, "ACTIVE").await;
+    assert_ne!(cloud.store.counters("", &record), before);
+    cloud.call("DELETE", &format!("/servers/{id}"), Value::Null).await;
+    cloud
+        .eventually("end", || cloud.store.cache::<Server>().is_empty().then_some(()))
+        .await;
+    assert_eq!(cloud.store.counters("", &record), before);
     cloud.stop().await;
 }

@@ -16,12 +16,12 @@ use madang_store::Resource;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::{find, find_for, security_group};
+use super::{find_for, security_group};
 use crate::{
     Phase, Server,
     api::{ComputeApi, proxies::floating_ips},
     server::{
-        action,
+        action, interfaces,
         verbs::{self, End, Wants, rebuild, resize, shelf},
     },
 };
@@ -161,21 +161,18 @@ async fn plain(act: &Act<'_>, action: &str) -> Result<(), Failure> {
             let message = "This action only worked with the Xen driver, and is gone.";
             return Err(Failure::invalid(message).with_status(StatusCode::GONE));
         }
-        other if NOT_HERE.contains(&other) => {
-            let server = find(store, caller, act.id)?;
-            let message = format!(
-                "{other} is not available in this cloud; server {} is unchanged",
-                server.name()
-            );
-            return Err(Failure::invalid(message));
+        "addFixedIp" | "removeFixedIp" if !act.from(44) => {
+            let server = act.server(&format!("os-multinic:{}", &action[..action.len() - "FixedIp".len()]))?;
+            let (network, address) = (act.text("networkId"), act.text("address"));
+            return match address.and_then(|address| address.parse().ok()) {
+                Some(address) => interfaces::remove_address(store, caller, &server, address).await,
+                None => interfaces::add_address(store, caller, &server, network.unwrap_or_default()).await,
+            };
         }
         other => return Err(Failure::invalid(format!("There is no such action: {other}"))),
     };
     Ok(())
 }
-
-/// Nova's actions that are not served.
-const NOT_HERE: &[&str] = &["addFixedIp", "removeFixedIp"];
 
 async fn set_group(act: &Act<'_>, is_member: bool) -> Result<(), Failure> {
     let rule_name = if is_member { "add" } else { "remove" };

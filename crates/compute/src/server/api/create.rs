@@ -12,9 +12,9 @@ use http::StatusCode;
 use madang_http::{Failure, Form, Json, Microversion, RequestInfo, Schema, json, parse_bool};
 use madang_identity::Caller;
 use madang_image::{Image, ImageState, is_visible};
-use madang_network::{Network, Port, Subnet};
+use madang_network::{AutoTopology, Network, Port, Subnet, auto_topology};
 use madang_scheduler::{ClaimGroup, Provider};
-use madang_store::{Key, Kind as _, Resource, Store};
+use madang_store::{Key, Kind as _, Resource, Store, StoreError};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ use crate::{
     api::{ComputeApi, base, enforce, failure},
     quota,
     server::{
-        ServerKey,
+        Injected, InjectedFile, ServerKey,
         create::{CreateServers, NicRequest},
         hardware,
         view::links_of,
@@ -73,7 +73,7 @@ struct Wanted {
     tags: BTreeSet<String>,
     hostname: Option<String>,
     #[serde(default)]
-    personality: Vec<Value>,
+    personality: Vec<InjectedFile>,
     #[serde(default)]
     block_device_mapping: Vec<Value>,
     #[serde(default)]
@@ -119,6 +119,16 @@ pub(super) fn description_schema() -> Value {
 
 pub(super) fn hostname_schema() -> Value {
     json!({ "type": "string", "minLength": 2, "maxLength": 63, "pattern": "^[a-zA-Z0-9]+[a-zA-Z0-9-]*[a-zA-Z0-9]+$" })
+}
+
+/// Files for the guest's root, until 2.56.
+pub(super) fn personality_schema() -> Value {
+    json!({ "type": "array", "items": {
+        "type": "object",
+        "properties": { "path": { "type": "string" }, "contents": { "type": "string", "format": "base64" } },
+        "required": ["path", "contents"],
+        "additionalProperties": false,
+    } })
 }
 
 /// The members of `server` that came with each microversion, and their schemas.
@@ -201,7 +211,7 @@ fn body_schema(step: u16) -> Value {
         "user_data": { "type": "string", "format": "base64", "maxLength": 65535 },
     });
     if step < 57 {
-        properties["personality"] = json!({ "type": "array" });
+        properties["personality"] = personality_schema();
     }
     for (from, name, schema) in since() {
         if step >= from {
@@ -272,7 +282,11 @@ pub async fn create(
     enforce(&caller, "os_compute_api:servers:create", &project)?;
     let as_reservation = truth(&body.server.return_reservation_id);
     let password = body.server.admin_password.clone().unwrap_or_else(new_password);
-    let request = resolve(&api.store, &caller, &project, body)?;
+    if matches!(&body.server.networks, Some(Networks::Word(word)) if word == "auto") {
+        allocate_network(&api.store, &caller, &project).await?;
+    }
+    let mut request = resolve(&api.store, &caller, &project, body)?;
+    request.injected.password = Some(password.clone());
     let servers = crate::server::create::create(&api.store, caller.cause(), &request)
         .await
         .map_err(failure)?;
@@ -304,8 +318,7 @@ pub async fn create(
     ))
 }
 
-/// A password for the guest's administrator. Nova's answer has to have one; like Nova without password injection, the
-/// cloud does not set it, and so it is not kept.
+/// A password for the guest's administrator, as it is told to a guest with a config drive.
 pub(super) fn new_password() -> String {
     Uuid::new_v4().simple().to_string()[..12].to_owned()
 }
@@ -326,13 +339,15 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
     let Body { server, hints } = body;
     refuse_what_is_not_there(&server)?;
     let flavor = flavor(store, caller, project, &server.flavor)?;
+    let mut mappings = mapping::of_image(store, &server.image);
+    mappings.extend_from_slice(&server.block_device_mapping_v2);
     let devices = mapping::read(
         store,
         caller,
         project,
         &server.image,
         &server.block_device_mapping,
-        &server.block_device_mapping_v2,
+        &mappings,
     )?;
     let boots_from_volume = devices.iter().any(|device| device.device.boot_index == Some(0));
     let image = match boots_from_volume {
@@ -355,6 +370,7 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         ));
     }
     check_metadata(store, project, &server.metadata)?;
+    check_files(store, project, &server.personality)?;
     let (availability_zone, host) = place(
         store,
         caller,
@@ -394,23 +410,48 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         is_disk_automatic: server.disk_config.as_deref() == Some("AUTO"),
         access_ipv4: server.access_ipv4,
         access_ipv6: server.access_ipv6,
+        injected: Injected {
+            files: server.personality,
+            password: None,
+        },
     })
+}
+
+/// Refuses more files, or longer ones, than the quota allows.
+pub(super) fn check_files(store: &Store, project: &str, files: &[InjectedFile]) -> Result<(), Failure> {
+    let beyond =
+        |resource: &str, is: usize| quota::limit(store, project, resource).is_some_and(|limit| is as i64 > limit);
+    let refuse = |what: &str| {
+        let message = format!("Personality {what} limit exceeded");
+        Err(Failure::forbidden(message).because("OverQuota").at("personality"))
+    };
+    if beyond("injected_files", files.len()) {
+        return refuse("file");
+    }
+    for file in files {
+        if beyond("injected_file_path_bytes", file.path.len()) {
+            return refuse("file path");
+        }
+        if beyond("injected_file_content_bytes", bytes_of(&file.contents)) {
+            return refuse("file content");
+        }
+    }
+    Ok(())
+}
+
+/// How many bytes a text in base64 stands for.
+fn bytes_of(base64: &str) -> usize {
+    let digits = base64.chars().filter(|c| !c.is_ascii_whitespace() && *c != '=');
+    digits.count() * 3 / 4
 }
 
 /// What the schema knows and this cloud does not do is refused in words, never ignored.
 fn refuse_what_is_not_there(server: &Wanted) -> Result<(), Failure> {
-    let field = if !server.personality.is_empty() {
-        "personality"
-    } else if server.trusted_image_certificates.is_some() {
-        "trusted_image_certificates"
-    } else {
+    if server.trusted_image_certificates.is_none() {
         return Ok(());
-    };
-    let message = match field {
-        "personality" => "personality is not available: use user_data or a config drive",
-        _ => "trusted_image_certificates are not available: image signatures are not verified",
-    };
-    Err(Failure::invalid(message).at(field))
+    }
+    let message = "trusted_image_certificates are not available: image signatures are not verified";
+    Err(Failure::invalid(message).at("trusted_image_certificates"))
 }
 
 pub(super) fn flavor(
@@ -490,8 +531,29 @@ fn nics(store: &Store, caller: &Caller, project: &str, networks: Option<Networks
     }
 }
 
-/// Without a word about networks: the only one there is for the project.
-fn automatic(store: &Store, project: &str) -> Result<Vec<NicRequest>, Failure> {
+/// Has a network made for a project that has none and asks for any.
+async fn allocate_network(store: &Store, caller: &Caller, project: &str) -> Result<(), Failure> {
+    let has_one = !usable_networks(store, project).is_empty();
+    if has_one || auto_topology::network_of(store, project).is_some() {
+        return Ok(());
+    }
+    let key = auto_topology::key(project);
+    let forgotten = store.transact::<(), StoreError>(caller.cause(), |tx| match tx.get::<AutoTopology>(&key) {
+        // Of a network that is gone.
+        Some(stale) => tx.delete::<AutoTopology>(&stale),
+        None => Ok(()),
+    });
+    forgotten.await.map_err(failure)?;
+    let made = store.transact::<_, StoreError>(caller.cause(), |tx| tx.create(auto_topology::record(project)));
+    match made.await {
+        // Somebody else asked at the same time.
+        Ok(_) | Err(StoreError::Exists { .. }) => Ok(()),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+/// The networks that a project means without naming one.
+fn usable_networks(store: &Store, project: &str) -> Vec<Arc<Resource<Network>>> {
     let networks = store.cache::<Network>();
     let mut usable: Vec<_> = networks.in_project(project);
     usable.retain(|network| !network.spec.is_external);
@@ -499,6 +561,12 @@ fn automatic(store: &Store, project: &str) -> Result<Vec<NicRequest>, Failure> {
         usable = networks.by("shared", "yes");
         usable.retain(|network| !network.spec.is_external);
     }
+    usable
+}
+
+/// Without a word about networks: the only one there is for the project.
+fn automatic(store: &Store, project: &str) -> Result<Vec<NicRequest>, Failure> {
+    let usable = usable_networks(store, project);
     if usable.len() > 1 {
         return Err(Failure::conflict(
             "Multiple possible networks found, use a Network ID to be more specific.",

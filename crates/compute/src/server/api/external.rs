@@ -7,12 +7,13 @@ use std::{
 
 use axum::{
     extract::{Path, State},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use http::StatusCode;
+use madang_block::{Attachment, Snapshot, SnapshotState};
 use madang_http::{Failure, Form, Json, Microversion, Query, Schema, json};
 use madang_identity::Caller;
-use madang_store::{Resource, StoreError};
+use madang_store::{Resource, Store, StoreError};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -156,16 +157,60 @@ static SNAPSHOT: LazyLock<Schema> = LazyLock::new(|| {
     )
 });
 
-/// `POST /os-assisted-volume-snapshots`: back ends here make their snapshots by themselves, so no volume ever asks.
-pub async fn create_snapshot(caller: Caller, Json(body): Json<Value>) -> Result<Response, Failure> {
+/// `POST /os-assisted-volume-snapshots`: what a host would do for a back end that cannot make its snapshots by itself. No
+/// host here does it, and the snapshot says so, as it does in the original where a host cannot.
+pub async fn create_snapshot(
+    State(api): State<ComputeApi>,
+    caller: Caller,
+    Json(body): Json<Value>,
+) -> Result<Response, Failure> {
     SNAPSHOT.check(&body)?;
     caller.enforce("os_compute_api:os-assisted-volume-snapshots:create", &[])?;
-    let volume = body["snapshot"]["volume_id"].as_str().unwrap_or_default();
-    Err(no_device(volume))
+    let (volume, info) = (&body["snapshot"]["volume_id"], &body["snapshot"]["create_info"]);
+    require_attached(&api.store, volume.as_str().unwrap_or_default())?;
+    refuse_snapshot(&api.store, &caller, info["snapshot_id"].as_str().unwrap_or_default()).await?;
+    let id = info["id"].as_str().unwrap_or_default();
+    Ok(json(
+        StatusCode::OK,
+        &json!({ "snapshot": { "id": id, "volumeId": volume } }),
+    ))
+}
+
+fn require_attached(store: &Store, volume: &str) -> Result<(), Failure> {
+    let attachments = store.cache::<Attachment>().by("volume", volume);
+    if attachments.iter().any(|attachment| attachment.spec.device.is_some()) {
+        return Ok(());
+    }
+    let message = format!("No volume Block Device Mapping with volume_id {volume}.");
+    Err(Failure::invalid(message))
+}
+
+/// Ends a snapshot that waits for a host in error.
+async fn refuse_snapshot(store: &Store, caller: &Caller, id: &str) -> Result<(), Failure> {
+    let Some(snapshot) = store.cache::<Snapshot>().by_name(id) else {
+        return Ok(());
+    };
+    let key = snapshot.key();
+    let refused = store.modify::<Snapshot, StoreError>(&key, caller.cause(), |snapshot| {
+        if snapshot.status.state == SnapshotState::Creating {
+            snapshot.status.state = SnapshotState::Error;
+            snapshot.status.fault = Some("no host makes snapshots for a back end".to_owned());
+        }
+        Ok(())
+    });
+    match refused.await {
+        Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(failure(error)),
+    }
 }
 
 /// `DELETE /os-assisted-volume-snapshots/{id}`.
-pub async fn delete_snapshot(caller: Caller, Path(_): Path<String>, query: Query) -> Result<Response, Failure> {
+pub async fn delete_snapshot(
+    State(api): State<ComputeApi>,
+    caller: Caller,
+    Path(_): Path<String>,
+    query: Query,
+) -> Result<Response, Failure> {
     caller.enforce("os_compute_api:os-assisted-volume-snapshots:delete", &[])?;
     let info = query.get("delete_info").unwrap_or_default();
     let info: Value =
@@ -173,9 +218,6 @@ pub async fn delete_snapshot(caller: Caller, Path(_): Path<String>, query: Query
     let volume = info["volume_id"]
         .as_str()
         .ok_or_else(|| Failure::invalid("'volume_id'").at("delete_info"))?;
-    Err(no_device(volume))
-}
-
-fn no_device(volume: &str) -> Failure {
-    Failure::invalid(format!("No volume Block Device Mapping with volume_id {volume}."))
+    require_attached(&api.store, volume)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

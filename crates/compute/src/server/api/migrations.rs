@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::{
     extract::{Path, State},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use http::StatusCode;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{find, find_for};
 use crate::{
     api::{ComputeApi, base},
-    server::{Migration, migration::number, state, verbs, view::micros},
+    server::{Migration, Move, MoveKind, Stage, migration::number, state, verbs, view::micros},
 };
 
 const LIMITS: LimitRules = LimitRules::up_to(1000);
@@ -141,7 +141,7 @@ fn view(migration: &Arc<Resource<Migration>>, version: Microversion, base: &str,
     if version >= Microversion(2, 23) {
         shown["migration_type"] = json!(spec.kind.as_str());
         let id = number(migration.metadata.uid);
-        if status.state == "running" {
+        if is_under_way(migration) {
             shown["links"] = json!([
                 { "rel": "self", "href": format!("{base}/v2.1/servers/{}/migrations/{id}", spec.server) },
                 { "rel": "bookmark", "href": format!("{base}/servers/{}/migrations/{id}", spec.server) },
@@ -176,7 +176,7 @@ fn since(version: Microversion, minor: u16) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `GET /servers/{id}/migrations`: live migrations under way, of which there are none.
+/// `GET /servers/{id}/migrations`: live migrations under way.
 pub async fn of_server(
     State(api): State<ComputeApi>,
     caller: Caller,
@@ -184,15 +184,56 @@ pub async fn of_server(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     since(version, 23)?;
-    find_for(&api, &caller, &id, "os_compute_api:servers:migrations:index")?;
-    Ok(json(StatusCode::OK, &json!({ "migrations": [] })))
+    let server = find_for(&api, &caller, &id, "os_compute_api:servers:migrations:index")?;
+    let shows_host = caller.allows("os_compute_api:servers:migrations:index:host", &[]);
+    let all = api.store.cache::<Migration>().by("server", server.name());
+    let under_way = all.iter().filter(|migration| is_under_way(migration));
+    let shown: Vec<Value> = under_way.map(|one| view_live(one, version, shows_host)).collect();
+    Ok(json(StatusCode::OK, &json!({ "migrations": shown })))
 }
 
-/// The migration of a server that a number names.
+fn is_under_way(migration: &Resource<Migration>) -> bool {
+    let is_live = migration.spec.kind == MoveKind::LiveMigration;
+    is_live && matches!(migration.status.state.as_str(), "accepted" | "preparing" | "running")
+}
+
+/// A live migration under way. Its bytes are not counted.
+fn view_live(migration: &Resource<Migration>, version: Microversion, shows_host: bool) -> Value {
+    let (spec, status) = (&migration.spec, &migration.status);
+    let host = |name: Option<&str>| if shows_host { json!(name) } else { Value::Null };
+    let target = status.target.as_deref();
+    let mut shown = json!({
+        "id": number(migration.metadata.uid),
+        "created_at": micros(migration.metadata.created),
+        "updated_at": micros(migration.metadata.updated),
+        "server_uuid": spec.server,
+        "status": status.state,
+        "source_compute": host(Some(&spec.source)),
+        "source_node": host(Some(&spec.source)),
+        "dest_compute": host(target),
+        "dest_node": host(target),
+        "dest_host": Value::Null,
+    });
+    for name in ["disk", "memory"] {
+        for part in ["total", "processed", "remaining"] {
+            shown[format!("{name}_{part}_bytes")] = Value::Null;
+        }
+    }
+    if version >= Microversion(2, 59) {
+        shown["uuid"] = json!(migration.name());
+    }
+    if version >= Microversion(2, 80) {
+        shown["user_id"] = json!(spec.user);
+        shown["project_id"] = json!(migration.project());
+    }
+    shown
+}
+
+/// The migration of a server that a number names, or its id.
 fn known(api: &ComputeApi, server: &str, id: &str) -> Option<Arc<Resource<Migration>>> {
     let all = api.store.cache::<Migration>().by("server", server);
     all.into_iter()
-        .find(|migration| number(migration.metadata.uid).to_string() == id)
+        .find(|migration| migration.name() == id || number(migration.metadata.uid).to_string() == id)
 }
 
 /// `GET /servers/{id}/migrations/{migration}`.
@@ -205,23 +246,66 @@ pub async fn show(
     since(version, 23)?;
     let server = find_for(&api, &caller, &id, "os_compute_api:servers:migrations:show")?;
     let name = server.name();
-    Err(Failure::not_found(match known(&api, name, &migration) {
+    let found = known(&api, name, &migration);
+    if let Some(found) = found.as_ref().filter(|found| is_under_way(found)) {
+        let shows_host = caller.allows("os_compute_api:servers:migrations:index:host", &[]);
+        let shown = view_live(found, version, shows_host);
+        return Ok(json(StatusCode::OK, &json!({ "migration": shown })));
+    }
+    Err(Failure::not_found(match found {
+        Some(found) if found.spec.kind != MoveKind::LiveMigration => {
+            format!("Migration {migration} for server {name} is not live-migration.")
+        }
+        Some(_) => format!("Live migration {migration} for server {name} is not in progress."),
         None => format!("In-progress live migration {migration} is not found for server {name}."),
-        Some(_) => format!("Migration {migration} for server {name} is not live-migration."),
     }))
 }
 
-/// `DELETE /servers/{id}/migrations/{migration}`: ends a live migration, of which there is none.
+/// `DELETE /servers/{id}/migrations/{migration}`: ends a live migration that has not come far.
 pub async fn abort(
     State(api): State<ComputeApi>,
     caller: Caller,
     version: Microversion,
-    Path((id, _)): Path<(String, String)>,
+    Path((id, migration)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
     since(version, 24)?;
     let server = find_for(&api, &caller, &id, "os_compute_api:servers:migrations:delete")?;
     verbs::check_lock(&caller, &server)?;
-    Err(not_migrating(&server, "abort live migration"))
+    travelling(&api, &server, &migration, "abort live migration")?;
+    verbs::edit(&api.store, &caller, &server, |server| {
+        match &mut server.spec.asked.moving {
+            Some(moving) if moving.kind == MoveKind::LiveMigration => {
+                moving.failure = Some("it was aborted".to_owned());
+                if moving.stage == Stage::Placing {
+                    moving.stage = Stage::Failed;
+                }
+                Ok(())
+            }
+            _ => Err(not_migrating(server, "abort live migration")),
+        }
+    })
+    .await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Refuses unless a server is on its way by this live migration.
+fn travelling(
+    api: &ComputeApi,
+    server: &Resource<crate::Server>,
+    migration: &str,
+    verb: &str,
+) -> Result<Arc<Resource<Migration>>, Failure> {
+    let is_live = |moving: &Move| moving.kind == MoveKind::LiveMigration;
+    if !server.spec.asked.moving.as_ref().is_some_and(is_live) {
+        return Err(not_migrating(server, verb));
+    }
+    let found = known(api, server.name(), migration).filter(|found| is_under_way(found));
+    found.ok_or_else(|| {
+        Failure::not_found(format!(
+            "Migration {migration} not found for instance {}",
+            server.name()
+        ))
+    })
 }
 
 static FORCE: LazyLock<Schema> = LazyLock::new(|| {
@@ -236,12 +320,13 @@ static FORCE: LazyLock<Schema> = LazyLock::new(|| {
     )
 });
 
-/// `POST /servers/{id}/migrations/{migration}/action`: hurries a live migration, of which there is none.
+/// `POST /servers/{id}/migrations/{migration}/action`: hurries a live migration. None is ever slowed down, so there is
+/// nothing to do but to say so.
 pub async fn act(
     State(api): State<ComputeApi>,
     caller: Caller,
     version: Microversion,
-    Path((id, _)): Path<(String, String)>,
+    Path((id, migration)): Path<(String, String)>,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     since(version, 22)?;
@@ -249,7 +334,16 @@ pub async fn act(
     find(&api.store, &caller, &id)?;
     let server = find_for(&api, &caller, &id, "os_compute_api:servers:migrations:force_complete")?;
     verbs::check_lock(&caller, &server)?;
-    Err(not_migrating(&server, "force_complete"))
+    let found = travelling(&api, &server, &migration, "force_complete")?;
+    if found.status.state != "running" {
+        let message = format!(
+            "Migration {migration} state of instance {} is {}. Cannot force_complete while the migration is in this state.",
+            server.name(),
+            found.status.state
+        );
+        return Err(Failure::invalid(message));
+    }
+    Ok(StatusCode::ACCEPTED.into_response())
 }
 
 fn not_migrating(server: &Resource<crate::Server>, verb: &str) -> Failure {

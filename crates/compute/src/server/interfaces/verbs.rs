@@ -6,12 +6,12 @@ use std::{net::IpAddr, sync::Arc};
 use madang_host::workload::Attachment;
 use madang_http::Failure;
 use madang_identity::Caller;
-use madang_network::{FixedIp, Network, Port, PortSpec};
+use madang_network::{FixedIp, Network, Port, PortSpec, Subnet};
 use madang_store::{ErrorKind, Metadata, Rejection, Resource, Store, StoreError, Tx};
 
 use crate::{
     Phase, Server,
-    server::{state, verbs::check_lock},
+    server::{action, state, verbs::check_lock},
 };
 
 /// What is to come.
@@ -51,7 +51,11 @@ pub async fn attach(
         return Err(Failure::invalid(message));
     }
     let attached = store
-        .transact(caller.cause(), |tx| attach_in(tx, server, wanted, tag))
+        .transact(caller.cause(), |tx| {
+            let port = attach_in(tx, server, wanted, tag)?;
+            action::note(tx, server, "attach_interface", None)?;
+            Ok::<_, StoreError>(port)
+        })
         .await;
     attached.map_err(crate::api::failure)
 }
@@ -131,6 +135,7 @@ pub async fn detach(
             .get::<Port>(&port.key())
             .filter(|port| port.spec.device_id == server.name())
             .ok_or_else(|| StoreError::NotFound { key: port.key() })?;
+        action::note(tx, server, "detach_interface", None)?;
         if is_own {
             return tx.delete::<Port>(&now).map(drop);
         }
@@ -143,6 +148,93 @@ pub async fn detach(
         tx.update(&now, free).map(drop)
     });
     detached.await.map_err(crate::api::failure)
+}
+
+/// Gives a server's port on a network one more address.
+///
+/// # Errors
+/// `NotFound` when it has no port there; what the rules of ports say.
+pub(crate) async fn add_address(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    network: &str,
+) -> Result<(), Failure> {
+    check_lock(caller, server)?;
+    let mut subnets = store.cache::<Subnet>().by("network", network);
+    subnets.sort_unstable_by_key(|subnet| (subnet.metadata.created, subnet.metadata.uid));
+    let missing = || {
+        Failure::not_found(format!(
+            "Network not found for instance {} on {network}.",
+            server.name()
+        ))
+    };
+    let subnet = subnets.into_iter().next().ok_or_else(missing)?;
+    let any = match subnet.spec.cidr.network() {
+        IpAddr::V4(_) => IpAddr::from([0_u8; 4]),
+        IpAddr::V6(_) => IpAddr::from([0_u8; 16]),
+    };
+    let ip = FixedIp {
+        subnet_id: subnet.name().to_owned(),
+        ip_address: any,
+    };
+    change_addresses(store, caller, server, |port| {
+        let fits = port.spec.network_id == network;
+        if fits {
+            port.spec.fixed_ips.push(ip.clone());
+        }
+        fits
+    })
+    .await?
+    .then_some(())
+    .ok_or_else(missing)
+}
+
+/// Takes an address from the server's port that has it.
+///
+/// # Errors
+/// `Invalid` when none has it.
+pub(crate) async fn remove_address(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    address: IpAddr,
+) -> Result<(), Failure> {
+    check_lock(caller, server)?;
+    let is_found = change_addresses(store, caller, server, |port| {
+        let before = port.spec.fixed_ips.len();
+        port.spec.fixed_ips.retain(|ip| ip.ip_address != address);
+        port.spec.fixed_ips.len() < before
+    })
+    .await?;
+    let missing = || {
+        let message = format!("Fixed IP {address} was not found on instance {}.", server.name());
+        Failure::invalid(message).at("address")
+    };
+    is_found.then_some(()).ok_or_else(missing)
+}
+
+/// Changes the first port of a server for which `change` does something; says whether there is one.
+async fn change_addresses(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    change: impl Fn(&mut Resource<Port>) -> bool,
+) -> Result<bool, Failure> {
+    let changed = store.transact::<bool, StoreError>(caller.cause(), |tx| {
+        for port in tx.store().cache::<Port>().by("device", server.name()) {
+            let Some(port) = tx.get::<Port>(&port.key()) else {
+                continue;
+            };
+            let mut new = (*port).clone();
+            if change(&mut new) {
+                tx.update(&port, new)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    });
+    changed.await.map_err(crate::api::failure)
 }
 
 fn may(caller: &Caller, server: &Resource<Server>, verb: &str) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use madang_store::{Resource, Store};
 use super::{Done, Wants, allowed, check_lock, edit};
 use crate::{
     Phase, Power, Server, ServerKey,
-    server::{Doing, Rescue},
+    server::{Doing, Injected, Rescue, volumes},
 };
 
 /// What a rebuild may change beside the root; none leaves it.
@@ -37,13 +37,17 @@ pub struct Rebuild {
     pub access_ipv4: Option<Ipv4Addr>,
     /// Where the user says it is reached, in IPv6.
     pub access_ipv6: Option<Ipv6Addr>,
+    /// What is put into the guest.
+    pub injected: Injected,
+    /// The caller knows that the volume a server starts from can begin anew.
+    pub may_reimage: bool,
 }
 
 /// Asks for its root to be made anew from an image that the caller may use.
 ///
 /// # Errors
 /// `Conflict` in a state without it, when it is locked; `Invalid` for an image of the other sort (machine, container), or
-/// another image than the one in the volume it boots from.
+/// for one that the volume it starts from does not have and does not take.
 pub async fn rebuild(
     store: &Store,
     caller: &Caller,
@@ -56,8 +60,15 @@ pub async fn rebuild(
         let phases = [Phase::Active, Phase::Stopped, Phase::Error];
         allowed(server, "rebuild", &phases, Wants::Idle)?;
         check_image(server, image)?;
+        let reimage = match server.spec.image {
+            Some(_) => None,
+            None => new_image(store, server, image, change.may_reimage)?,
+        };
         let spec = &mut server.spec;
-        spec.image = Some(image.name().to_owned());
+        if let Some(is) = &mut spec.image {
+            image.name().clone_into(is);
+        }
+        spec.asked.reimage = reimage;
         spec.asked.rebuilds += 1;
         if server.status.phase == Phase::Error {
             spec.power = Power::On;
@@ -72,6 +83,7 @@ pub async fn rebuild(
         spec.is_disk_automatic = change.is_disk_automatic.unwrap_or(spec.is_disk_automatic);
         spec.access_ipv4 = change.access_ipv4.or(spec.access_ipv4);
         spec.access_ipv6 = change.access_ipv6.or(spec.access_ipv6);
+        spec.injected = change.injected;
         server.status.fault = None;
         server.status.action = Some(Doing::new("rebuild", &caller.cause()));
         Ok(())
@@ -84,9 +96,6 @@ fn check_image(server: &Resource<Server>, image: &Resource<Image>) -> Result<(),
         let message = format!("Image {} is unacceptable: {reason}", image.name());
         Err(Failure::invalid(message).at("imageRef"))
     };
-    if server.spec.image.is_none() {
-        return unacceptable("Unable to rebuild with a different image for a volume-backed server.");
-    }
     match (image.spec.is_container(), server.spec.driver == "oci") {
         (true, false) => unacceptable("a virtual machine cannot be rebuilt from a container image"),
         (false, true) => unacceptable("a container cannot be rebuilt from a disk image"),
@@ -94,11 +103,53 @@ fn check_image(server: &Resource<Server>, image: &Resource<Image>) -> Result<(),
     }
 }
 
+/// The image that the volume a server starts from is to begin anew as; none where it stays as it is, which an older client
+/// expects of the image that is in it already.
+fn new_image(
+    store: &Store,
+    server: &Resource<Server>,
+    image: &Resource<Image>,
+    may_reimage: bool,
+) -> Result<Option<String>, Failure> {
+    let unacceptable = |reason: &str| {
+        let message = format!("Image {} is unacceptable: {reason}", image.name());
+        Err(Failure::invalid(message).at("imageRef"))
+    };
+    let volume = volumes::root_volume(store, server.name());
+    let Some(volume) = volume else {
+        return unacceptable("the volume that the server starts from is gone");
+    };
+    if may_reimage {
+        let content = image.status.content.as_ref();
+        let needed = content.map_or(0, |content| content.virtual_size.unwrap_or(content.size));
+        if needed > u64::from(volume.spec.size_gib) << 30 {
+            return unacceptable("it is larger than the volume that the server starts from");
+        }
+        return Ok(Some(image.name().to_owned()));
+    }
+    if volume.spec.image_metadata.get("image_id").map(String::as_str) == Some(image.name()) {
+        return Ok(None);
+    }
+    unacceptable("Unable to rebuild with a different image for a volume-backed server.")
+}
+
+/// What a rescue is asked to run from.
+#[derive(Clone, Debug, Default)]
+pub struct Rescuer {
+    /// The image; the server's own when none.
+    pub image: Option<String>,
+    /// The image says where its disk is plugged in, so that all others keep their places.
+    pub is_stable: bool,
+    /// The caller knows that servers that start from a volume can be rescued.
+    pub may_have_volume: bool,
+}
+
 /// Asks for it to run from an image, its own root as a second disk.
 ///
 /// # Errors
-/// `Conflict` in a state without it, when it is locked; `Invalid` for containers and servers that boot from a volume.
-pub async fn rescue(store: &Store, caller: &Caller, server: &Resource<Server>, image: Option<&str>) -> Done {
+/// `Conflict` in a state without it, when it is locked; `Invalid` for containers, and servers that boot from a volume
+/// unless the image says where its disk goes.
+pub async fn rescue(store: &Store, caller: &Caller, server: &Resource<Server>, rescuer: &Rescuer) -> Done {
     edit(store, caller, server, |server| {
         check_lock(caller, server)?;
         let phases = [Phase::Active, Phase::Stopped, Phase::Error];
@@ -110,12 +161,12 @@ pub async fn rescue(store: &Store, caller: &Caller, server: &Resource<Server>, i
         if server.spec.driver == "oci" {
             return refuse("a container has no disk that another system could mend");
         }
-        let Some(image) = image.or(server.spec.image.as_deref()) else {
+        let is_volume = server.spec.image.is_none();
+        let image = rescuer.image.clone().or_else(|| server.spec.image.clone());
+        let Some(image) = image.filter(|_| !is_volume || (rescuer.may_have_volume && rescuer.is_stable)) else {
             return refuse("Cannot rescue a volume-backed instance");
         };
-        server.spec.asked.rescue = Some(Rescue {
-            image: image.to_owned(),
-        });
+        server.spec.asked.rescue = Some(Rescue { image });
         server.status.fault = None;
         server.status.action = Some(Doing::new("rescue", &caller.cause()));
         Ok(())

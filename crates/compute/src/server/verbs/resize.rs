@@ -21,13 +21,19 @@ use crate::{
 /// # Errors
 /// `Conflict` in a state without resize; `Invalid` for the flavor it has, or one that its disk or image does not fit;
 /// `Forbidden` (`OverQuota`).
-pub async fn resize(store: &Store, caller: &Caller, server: &Resource<Server>, flavor: &Resource<Flavor>) -> Done {
+pub async fn resize(
+    store: &Store,
+    caller: &Caller,
+    server: &Resource<Server>,
+    flavor: &Resource<Flavor>,
+    is_disk_automatic: Option<bool>,
+) -> Done {
     let wanted = flavor.clone();
     transact(store, caller, server, |tx, server| {
         check(server, "resize", &[Phase::Active, Phase::Stopped])?;
         check_flavor(tx, server, &wanted)?;
         let moving = begun(server, MoveKind::Resize);
-        let pinned = may_go(tx, server, &moving.source, false);
+        let pinned = may_go(tx.store(), server, &moving.source, false);
         moves::begin(tx, server, moving, wanted.name(), |own| ClaimSpec {
             resources: resources(&wanted.spec),
             required_traits: traits(&wanted.spec, "required"),
@@ -39,6 +45,7 @@ pub async fn resize(store: &Store, caller: &Caller, server: &Resource<Server>, f
         })?;
         server.spec.flavor_id = wanted.name().to_owned();
         server.spec.flavor = wanted.spec.clone();
+        server.spec.is_disk_automatic = is_disk_automatic.unwrap_or(server.spec.is_disk_automatic);
         begin(tx, server, "resize");
         Ok(())
     })
@@ -57,7 +64,7 @@ pub async fn migrate(store: &Store, caller: &Caller, server: &Resource<Server>, 
             return Err(Failure::invalid(message).at("host").into());
         }
         let moving = begun(server, MoveKind::Migration);
-        let pinned = may_go(tx, server, &moving.source, true);
+        let pinned = may_go(tx.store(), server, &moving.source, true);
         let flavor = server.spec.flavor_id.clone();
         moves::begin(tx, server, moving, &flavor, |own| ClaimSpec {
             host: pinned.host.or_else(|| host.map(str::to_owned)),
@@ -68,6 +75,48 @@ pub async fn migrate(store: &Store, caller: &Caller, server: &Resource<Server>, 
         Ok(())
     })
     .await
+}
+
+/// Asks for another host without ending it: this one, or any.
+///
+/// # Errors
+/// `Conflict` unless it runs or holds still; when it is locked.
+pub async fn migrate_live(store: &Store, caller: &Caller, server: &Resource<Server>, host: Option<&str>) -> Done {
+    transact(store, caller, server, |tx, server| {
+        check(server, "os-migrateLive", &[Phase::Active, Phase::Paused])?;
+        let moving = begun(server, MoveKind::LiveMigration);
+        let pinned = may_go(tx.store(), server, &moving.source, true);
+        let flavor = server.spec.flavor_id.clone();
+        moves::begin(tx, server, moving, &flavor, |own| ClaimSpec {
+            host: pinned.host.or_else(|| host.map(str::to_owned)),
+            avoid: pinned.avoid,
+            ..own.clone()
+        })?;
+        begin(tx, server, "live-migration");
+        Ok(())
+    })
+    .await
+}
+
+/// Why a server that runs can go nowhere: to this host, or to any. None where it can.
+pub fn is_stuck(store: &Store, server: &Resource<Server>, host: Option<&str>) -> Option<String> {
+    let source = server.status.host.as_deref().unwrap_or_default();
+    if host == Some(source) {
+        let id = server.name();
+        return Some(format!("Unable to migrate instance ({id}) to current host ({source})."));
+    }
+    let pinned = may_go(store, server, source, true);
+    let now = jiff::Timestamp::now();
+    let can_take = |there: &Resource<Provider>| {
+        let name = &there.spec.name;
+        there.spec.is_enabled
+            && madang_scheduler::control::is_alive(there, now)
+            && !pinned.avoid.contains(name)
+            && pinned.host.as_ref().is_none_or(|only| only == name)
+            && host.is_none_or(|host| host == name)
+    };
+    let found = store.cache::<Provider>().all().iter().any(|there| can_take(there));
+    (!found).then(|| "No valid host was found. There are not enough hosts available.".to_owned())
 }
 
 /// Asks for another host since the one it was on is lost; it is built there from its image.
@@ -169,8 +218,8 @@ struct Pinned {
     avoid: Vec<String>,
 }
 
-fn may_go(tx: &Tx<'_>, server: &Resource<Server>, source: &str, elsewhere: bool) -> Pinned {
-    let hosts = tx.store().cache::<Provider>();
+fn may_go(store: &Store, server: &Resource<Server>, source: &str, elsewhere: bool) -> Pinned {
+    let hosts = store.cache::<Provider>();
     let is_simulated = |host: &Resource<Provider>| host.status.hypervisor == "simulated";
     let here = hosts.by("name", source);
     let mut avoid = if elsewhere { vec![source.to_owned()] } else { Vec::new() };

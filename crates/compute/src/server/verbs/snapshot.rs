@@ -2,15 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use madang_block::{Snapshot as VolumeSnapshot, SnapshotSpec, Volume, VolumeState};
 use madang_http::Failure;
 use madang_identity::Caller;
-use madang_image::{ContainerFormat, DiskFormat, Image, ImageSpec, Member, MemberStatus, Visibility};
-use madang_store::{Metadata, Resource, Store, StoreError, Tx};
+use madang_image::{ContainerFormat, DiskFormat, Image, ImageSpec, ImageState, Member, MemberStatus, Visibility};
+use madang_store::{Key, Kind as _, Metadata, Resource, Store, StoreError, Tx};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::{Edit, Wants, allowed, check_lock, transact};
 use crate::{
     Phase, Server,
-    server::{Doing, Rotation, Snapshot},
+    server::{Doing, Rotation, Snapshot, volumes},
 };
 
 /// From these a copy can be made.
@@ -45,7 +48,7 @@ pub struct Wanted {
 /// Asks for an image of its root, and says the image's id.
 ///
 /// # Errors
-/// `Conflict` in a state without it; `Invalid` for a server that boots from a volume.
+/// `Conflict` in a state without it; `Invalid` for a backup of a server that boots from a volume.
 pub async fn snapshot(
     store: &Store,
     caller: &Caller,
@@ -57,17 +60,25 @@ pub async fn snapshot(
     } else {
         "createImage"
     };
+    let made = Mutex::new(None);
     let done = transact(store, caller, server, |tx, server| {
         if wanted.rotation.is_some() {
             check_lock(caller, server)?;
         }
         allowed(server, verb, &COPIED, Wants::Idle)?;
         if server.spec.image.is_none() {
-            let message = "Backup is not supported for volume-backed instances.";
-            return Err(Edit::Refused(Failure::invalid(message)));
+            if wanted.rotation.is_some() {
+                let message = "Backup is not supported for volume-backed instances.";
+                return Err(Edit::Refused(Failure::invalid(message)));
+            }
+            let image = of_volumes(tx, caller, server, wanted)?;
+            server.status.action = Some(Doing::new(verb, tx.cause()));
+            *made.lock() = Some(image.name().to_owned());
+            return Ok(());
         }
         check_copied(server)?;
         let image = make(tx, Some(caller), server, wanted)?;
+        *made.lock() = Some(image.name().to_owned());
         server.spec.asked.snapshot = Some(Snapshot {
             image: image.name().to_owned(),
             rotation: wanted.rotation.clone(),
@@ -75,11 +86,64 @@ pub async fn snapshot(
         server.status.action = Some(Doing::new(verb, tx.cause()));
         Ok(())
     });
-    let server = done.await?;
-    let snapshot = server.spec.asked.snapshot.as_ref();
-    snapshot
-        .map(|snapshot| snapshot.image.clone())
-        .ok_or_else(|| Failure::internal("the image was not noted"))
+    done.await?;
+    let made = made.into_inner();
+    made.ok_or_else(|| Failure::internal("the image was not noted"))
+}
+
+/// An image of a server that starts from a volume: no bytes, but snapshots of its volumes and how they belong together.
+fn of_volumes(
+    tx: &mut Tx<'_>,
+    caller: &Caller,
+    server: &Resource<Server>,
+    wanted: &Wanted,
+) -> Result<Arc<Resource<Image>>, Edit> {
+    let mut mapping = Vec::new();
+    for attachment in volumes::of(tx.store(), server.name()) {
+        let key = Key::new(Volume::NAME, attachment.project(), "", &attachment.spec.volume);
+        let Some(volume) = tx.get::<Volume>(&key) else { continue };
+        if volume.status.state != VolumeState::InUse {
+            let (id, state) = (volume.name(), volume.status.state);
+            let message = format!("Invalid volume: Volume {id} status must be in-use, but current status is: {state}.");
+            return Err(Failure::invalid(message).into());
+        }
+        let spec = SnapshotSpec {
+            name: Some(format!("snapshot for {}", wanted.name)),
+            volume: volume.name().to_owned(),
+            size_gib: volume.spec.size_gib,
+            volume_type: volume.spec.volume_type.clone(),
+            user: tx.cause().actor.to_string(),
+            ..SnapshotSpec::default()
+        };
+        let metadata = Metadata::with_id(volume.project());
+        let snapshot = tx.create(Resource::<VolumeSnapshot>::new(metadata, spec))?;
+        let device = attachment.spec.device.clone().unwrap_or_default();
+        mapping.push(json!({
+            "source_type": "snapshot",
+            "destination_type": "volume",
+            "snapshot_id": snapshot.name(),
+            "volume_size": volume.spec.size_gib,
+            "boot_index": device.boot_index,
+            "device_name": attachment.spec.mountpoint,
+            "disk_bus": device.bus,
+            "device_type": device.kind,
+            "delete_on_termination": device.delete_on_termination,
+            "tag": device.tag,
+        }));
+    }
+    let own = [
+        ("bdm_v2", "True".to_owned()),
+        ("block_device_mapping", Value::Array(mapping).to_string()),
+        ("root_device_name", "/dev/vda".to_owned()),
+    ];
+    let mut wanted = wanted.clone();
+    wanted
+        .properties
+        .extend(own.map(|(name, value)| (name.to_owned(), value)));
+    let image = make(tx, Some(caller), server, &wanted)?;
+    let mut there = (*image).clone();
+    there.status.state = ImageState::Active;
+    Ok(tx.update(&image, there)?)
 }
 
 /// Refuses to copy what no driver copies.

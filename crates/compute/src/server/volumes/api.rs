@@ -13,8 +13,12 @@ use madang_identity::Caller;
 use madang_store::Resource;
 use serde_json::{Value, json};
 
-use super::{Attach, attach as attach_to, detach as detach_from, keep, of};
-use crate::{api::ComputeApi, server::api::find_for};
+use super::{Attach, attach as attach_to, detach as detach_from, keep, of, swap};
+use crate::{
+    Phase, Server,
+    api::ComputeApi,
+    server::api::{find as find_server, find_for},
+};
 
 /// Nova's `max_limit`.
 const LIMITS: LimitRules = LimitRules::up_to(1000);
@@ -49,6 +53,35 @@ fn schema(version: Microversion) -> &'static Schema {
         v if v >= Microversion(2, 49) => &TAGGED,
         _ => &FIRST,
     }
+}
+
+/// What a change may say: since 2.85 everything that is shown, of which little may differ.
+fn update_schema(version: Microversion) -> &'static Schema {
+    fn of(is_whole: bool) -> Schema {
+        let id = json!({ "type": "string", "format": "uuid" });
+        let mut properties = json!({ "volumeId": id });
+        if is_whole {
+            properties = json!({
+                "volumeId": id, "id": id, "serverId": id,
+                "device": { "type": ["string", "null"], "minLength": 1, "maxLength": 255 },
+                "tag": { "type": "string", "minLength": 1, "maxLength": 60, "pattern": "^[^,/]*$" },
+                "delete_on_termination": { "type": ["boolean", "string"] },
+            });
+        }
+        let member = json!({
+            "type": "object", "properties": properties, "required": ["volumeId"], "additionalProperties": false,
+        });
+        let body = json!({
+            "type": "object",
+            "properties": { "volumeAttachment": member },
+            "required": ["volumeAttachment"],
+            "additionalProperties": false,
+        });
+        Schema::new(Form::Nova, body)
+    }
+    static SWAP: LazyLock<Schema> = LazyLock::new(|| of(false));
+    static WHOLE: LazyLock<Schema> = LazyLock::new(|| of(true));
+    if version >= Microversion(2, 85) { &WHOLE } else { &SWAP }
 }
 
 /// An attachment as Nova shows it.
@@ -146,7 +179,12 @@ pub async fn attach(
         name: text("device"),
         tag: text("tag"),
         delete_on_termination: truth(&said["delete_on_termination"]),
+        may_share: version >= Microversion(2, 60),
     };
+    // Since 2.20 one that is put away may be given volumes.
+    if version < Microversion(2, 20) && matches!(server.status.phase, Phase::Shelved | Phase::Offloaded) {
+        return Err(super::wrong_phase(&server, "attach_volume"));
+    }
     let made = attach_to(&api.store, &caller, &server, &wanted).await?;
     Ok(json(
         StatusCode::OK,
@@ -154,7 +192,8 @@ pub async fn attach(
     ))
 }
 
-/// `PUT /servers/{id}/os-volume_attachments/{volume}`: whether it goes with the server.
+/// `PUT /servers/{id}/os-volume_attachments/{volume}`: whether it goes with the server, since 2.85; another volume in its
+/// stead.
 pub async fn update(
     State(api): State<ComputeApi>,
     caller: Caller,
@@ -162,39 +201,67 @@ pub async fn update(
     Path((id, volume)): Path<(String, String)>,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
+    update_schema(version).check(&body)?;
     let said = &body["volumeAttachment"];
     let wanted = said["volumeId"].as_str().unwrap_or(&volume);
-    if wanted != volume || version < Microversion(2, 85) {
-        find_for(&api, &caller, &id, "os_compute_api:os-volumes-attachments:swap")?;
-        find(&api, &id, &volume)?;
-        let message = format!("volume {volume} cannot be swapped: attach {wanted}, copy, and detach {volume} instead");
-        return Err(Failure::invalid(message).at("volumeId"));
+    let only_swap = version < Microversion(2, 85);
+    let is_swap = only_swap || wanted != volume;
+    // Block swaps for whoever owns the server, so this one is asked of the caller alone.
+    let server = match is_swap {
+        true => {
+            caller.enforce("os_compute_api:os-volumes-attachments:swap", &[])?;
+            find_server(&api.store, &caller, &id)?
+        }
+        false => find_for(&api, &caller, &id, "os_compute_api:os-volumes-attachments:update")?,
+    };
+    if !only_swap {
+        change(&api, &caller, &server, &volume, said).await?;
     }
-    let server = find_for(&api, &caller, &id, "os_compute_api:os-volumes-attachments:update")?;
-    let found = find(&api, server.name(), &volume)?;
-    let differs = |name: &str, is: Option<&str>| said[name].as_str().is_some_and(|said| Some(said) != is);
-    let device = found.spec.device.as_ref();
-    if differs("device", found.spec.mountpoint.as_deref())
-        || differs("tag", device.and_then(|device| device.tag.as_deref()))
-    {
-        return Err(Failure::invalid(
-            "The requested change is not supported: only delete_on_termination changes",
-        ));
-    }
-    if let Some(wish) = said.get("delete_on_termination") {
-        keep(&api.store, &caller, &found, truth(wish)).await?;
+    if is_swap {
+        swap(&api.store, &caller, &server, &volume, wanted).await?;
     }
     Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Changes what can be changed of an attachment, and refuses what cannot.
+async fn change(
+    api: &ComputeApi,
+    caller: &Caller,
+    server: &Resource<Server>,
+    volume: &str,
+    said: &Value,
+) -> Result<(), Failure> {
+    let found = find(api, server.name(), volume)?;
+    let device = found.spec.device.as_ref();
+    let is = [
+        ("id", Some(volume)),
+        ("serverId", Some(server.name())),
+        ("device", found.spec.mountpoint.as_deref()),
+        ("tag", device.and_then(|device| device.tag.as_deref())),
+    ];
+    for (name, is) in is {
+        if said.get(name).is_some_and(|said| said.as_str() != is) {
+            return Err(Failure::invalid(format!("The {name} property is not mutable")).at(name));
+        }
+    }
+    match said.get("delete_on_termination") {
+        Some(wish) => keep(&api.store, caller, &found, truth(wish)).await,
+        None => Ok(()),
+    }
 }
 
 /// `DELETE /servers/{id}/os-volume_attachments/{volume}`.
 pub async fn detach(
     State(api): State<ComputeApi>,
     caller: Caller,
+    version: Microversion,
     Path((id, volume)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
     let server = find_for(&api, &caller, &id, "os_compute_api:os-volumes-attachments:delete")?;
     let found = find(&api, server.name(), &volume)?;
+    if version < Microversion(2, 20) && matches!(server.status.phase, Phase::Shelved | Phase::Offloaded) {
+        return Err(super::wrong_phase(&server, "detach_volume"));
+    }
     detach_from(&api.store, &caller, &server, &found).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }

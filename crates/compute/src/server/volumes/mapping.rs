@@ -25,6 +25,21 @@ fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
+/// The disks that an image of a server with volumes brings along, in the form of a request.
+pub fn of_image(store: &Store, image: &str) -> Vec<Value> {
+    let image = store.cache::<Image>().by_name(image);
+    let mapping = image.and_then(|image| {
+        let properties = &image.spec.properties;
+        properties.get("bdm_v2").filter(|said| *said == "True")?;
+        serde_json::from_str::<Vec<Value>>(properties.get("block_device_mapping")?).ok()
+    });
+    let mut mapping = mapping.unwrap_or_default();
+    for disk in &mut mapping {
+        disk["uuid"] = disk["snapshot_id"].clone();
+    }
+    mapping
+}
+
 /// Reads the disks of a request. What says no more than that the image is the root is left out.
 ///
 /// # Errors
@@ -76,7 +91,7 @@ impl Reader<'_> {
         }
         let size_gib = self.size(&said["volume_size"])?;
         let source = match (said["volume_id"].as_str(), said["snapshot_id"].as_str()) {
-            (Some(id), _) if !id.is_empty() => self.volume(id)?,
+            (Some(id), _) if !id.is_empty() => self.volume(id, is_root)?,
             (_, Some(id)) if !id.is_empty() => self.snapshot(id, size_gib, None)?,
             _ => return Err(invalid("a mapping needs a volume_id or a snapshot_id")),
         };
@@ -105,7 +120,7 @@ impl Reader<'_> {
             ("image", "local", Some(id)) if id == image && boot_index.unwrap_or(0) == 0 => return Ok(None),
             ("image", "volume", Some(id)) => self.image(id, size_gib, volume_type)?,
             ("snapshot", "volume", Some(id)) => self.snapshot(id, size_gib, volume_type)?,
-            ("volume", "volume", Some(id)) => self.volume(id)?,
+            ("volume", "volume", Some(id)) => self.volume(id, boot_index == Some(0))?,
             ("blank", "volume", _) if size_gib > 0 => DeviceSource::New {
                 source: Source::Blank,
                 size_gib,
@@ -135,7 +150,7 @@ impl Reader<'_> {
             },
             boot_index,
             delete_on_termination: truth(&said["delete_on_termination"]),
-            order: 0,
+            ..Device::default()
         };
         let name = word("device_name").map(str::to_owned);
         Ok(Some(DeviceRequest { source, device, name }))
@@ -152,7 +167,7 @@ impl Reader<'_> {
         }
     }
 
-    fn volume(&self, id: &str) -> Result<DeviceSource, Failure> {
+    fn volume(&self, id: &str, is_root: bool) -> Result<DeviceSource, Failure> {
         let found = self.store.cache::<Volume>().by_name(id);
         let found = found.filter(|volume| volume.project() == self.project);
         let volume = found.ok_or_else(|| invalid(format!("failed to get volume {id}.")))?;
@@ -161,6 +176,9 @@ impl Reader<'_> {
         if !is_free {
             let message = format!("volume {id} is {}, not available", volume.status.state);
             return Err(invalid(message));
+        }
+        if is_root && !volume.spec.is_bootable {
+            return Err(invalid(format!("Block Device {id} is not bootable.")));
         }
         Ok(DeviceSource::Volume(id.to_owned()))
     }

@@ -18,7 +18,8 @@ pub(super) async fn resize(act: &Act<'_>) -> Result<Done, Failure> {
     let server = act.server("servers:resize")?;
     let store = &act.api.store;
     let flavor = create::flavor(store, act.caller, server.project(), &act.arguments["flavorRef"])?;
-    verb::resize(store, act.caller, &server, &flavor).await
+    let is_disk_automatic = act.text("OS-DCF:diskConfig").map(|config| config == "AUTO");
+    verb::resize(store, act.caller, &server, &flavor, is_disk_automatic).await
 }
 
 pub(super) async fn migrate(act: &Act<'_>) -> Result<Done, Failure> {
@@ -77,8 +78,7 @@ pub(super) async fn evacuate(act: &Act<'_>) -> Result<Response, Failure> {
     Ok(json(StatusCode::OK, &json!({ "adminPass": password })))
 }
 
-/// Checked as Nova does, and refused as it refuses where there is nowhere to go: a running machine's memory does not
-/// travel yet.
+/// Checked as Nova does, and refused as it refuses where there is nowhere to go.
 pub(super) async fn migrate_live(act: &Act<'_>) -> Result<(), Failure> {
     let host = act.text("host");
     let rule = if host.is_some() {
@@ -90,19 +90,14 @@ pub(super) async fn migrate_live(act: &Act<'_>) -> Result<(), Failure> {
     if act.from(30) && act.truth("force") && host.is_none() {
         return Err(Failure::invalid("Can't force to a non-provided destination").at("force"));
     }
+    let store = &act.api.store;
     verbs::check_lock(act.caller, &server)?;
     verbs::allowed(&server, "os-migrateLive", &[Phase::Active, Phase::Paused], Wants::Idle)?;
     if let Some(host) = host {
         known(act, host, StatusCode::BAD_REQUEST)?;
     }
-    let reason = match host {
-        Some(host) if server.status.host.as_deref() == Some(host) => {
-            format!(
-                "Unable to migrate instance ({}) to current host ({host}).",
-                server.name()
-            )
-        }
-        _ => "No valid host was found. There are not enough hosts available.".to_owned(),
+    let Some(reason) = verb::is_stuck(store, &server, host) else {
+        return verb::migrate_live(store, act.caller, &server, host).await.map(drop);
     };
     super::note(act, &server, "live-migration", Some(reason.clone())).await?;
     // Since 2.34 it is accepted first and found impossible then.

@@ -19,7 +19,7 @@ use crate::{
     api::base,
     quota,
     server::{
-        Rotation,
+        Injected, InjectedFile, Rotation,
         verbs::{rebuild, snapshot},
     },
 };
@@ -29,10 +29,12 @@ const GIB: u64 = 1 << 30;
 pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
     let server = act.server("servers:rebuild")?;
     let (api, caller, body) = (act.api, act.caller, act.arguments);
-    if body["personality"].as_array().is_some_and(|files| !files.is_empty()) {
-        let message = "personality is not available: use user_data or a config drive";
-        return Err(Failure::invalid(message).at("personality"));
-    }
+    let files: Vec<InjectedFile> = match body.get("personality") {
+        Some(files) => serde_json::from_value(files.clone()).map_err(|error| Failure::invalid(error.to_string()))?,
+        None => Vec::new(),
+    };
+    create::check_files(&api.store, server.project(), &files)?;
+    let password = act.text("adminPass").map_or_else(create::new_password, str::to_owned);
     if body["trusted_image_certificates"].is_array() {
         let message = "trusted_image_certificates are not available: image signatures are not verified";
         return Err(Failure::invalid(message).at("trusted_image_certificates"));
@@ -60,6 +62,11 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
         is_disk_automatic: act.text("OS-DCF:diskConfig").map(|config| config == "AUTO"),
         access_ipv4: act.text("accessIPv4").and_then(|ip| ip.parse().ok()),
         access_ipv6: act.text("accessIPv6").and_then(|ip| ip.parse().ok()),
+        injected: Injected {
+            files,
+            password: Some(password.clone()),
+        },
+        may_reimage: act.from(93),
     };
     let server = rebuild::rebuild(&api.store, caller, &server, &image, &change).await?;
     let base = base(act.info);
@@ -77,7 +84,7 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
             members.remove("OS-EXT-SRV-ATTR:user_data");
         }
     }
-    answer["adminPass"] = json!(act.text("adminPass").map_or_else(create::new_password, str::to_owned));
+    answer["adminPass"] = json!(password);
     Ok(located(
         json(StatusCode::ACCEPTED, &json!({ "server": answer })),
         &format!("{base}/v2.1/servers/{}", server.name()),
@@ -86,16 +93,25 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
 
 pub(super) async fn rescue(act: &Act<'_>) -> Result<Response, Failure> {
     let server = act.server("os-rescue")?;
-    let image = act.text("rescue_image_ref");
-    if let Some(id) = image {
-        let usable = usable(&act.api.store, act.caller, id).filter(|image| !image.spec.is_container());
-        usable.ok_or_else(|| {
-            let message = format!("Requested rescue image '{id}' is not valid");
-            Failure::invalid(message).at("rescue_image_ref")
-        })?;
+    let asked = act.text("rescue_image_ref");
+    let id = asked.or(server.spec.image.as_deref());
+    let found = id.and_then(|id| usable(&act.api.store, act.caller, id));
+    let found = found.filter(|image| !image.spec.is_container());
+    if let (Some(id), None) = (asked, &found) {
+        let message = format!("Requested rescue image '{id}' is not valid");
+        return Err(Failure::invalid(message).at("rescue_image_ref"));
     }
+    let says_where = |image: &Arc<Resource<Image>>| {
+        let properties = &image.spec.properties;
+        properties.contains_key("hw_rescue_bus") || properties.contains_key("hw_rescue_device")
+    };
+    let rescuer = rebuild::Rescuer {
+        image: asked.map(str::to_owned),
+        is_stable: found.as_ref().is_some_and(says_where),
+        may_have_volume: act.from(87),
+    };
     let password = act.text("adminPass").map_or_else(create::new_password, str::to_owned);
-    rebuild::rescue(&act.api.store, act.caller, &server, image).await?;
+    rebuild::rescue(&act.api.store, act.caller, &server, &rescuer).await?;
     Ok(json(StatusCode::OK, &json!({ "adminPass": password })))
 }
 

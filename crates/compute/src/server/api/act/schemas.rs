@@ -50,6 +50,14 @@ fn body(action: &str, step: u16) -> Option<Value> {
             json!({ "type": { "type": "string", "enum": ["HARD", "Hard", "hard", "SOFT", "Soft", "soft"] } }),
             &["type"],
         ),
+        "addFixedIp" => object(
+            json!({ "networkId": { "type": ["string", "number"], "pattern": "^.+$" } }),
+            &["networkId"],
+        ),
+        "removeFixedIp" => object(
+            json!({ "address": { "type": "string", "oneOf": [{ "format": "ipv4" }, { "format": "ipv6" }] } }),
+            &["address"],
+        ),
         "os-resetState" => object(
             json!({ "state": { "type": "string", "enum": ["active", "error"] } }),
             &["state"],
@@ -119,7 +127,7 @@ fn rebuild(step: u16) -> Value {
         "accessIPv6": { "type": "string", "format": "ipv6" },
     });
     if step < 57 {
-        properties["personality"] = json!({ "type": "array" });
+        properties["personality"] = create::personality_schema();
     }
     let later = [
         (19, "description", create::description_schema()),
