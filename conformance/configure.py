@@ -93,11 +93,24 @@ def flavor(cloud, name, ram, disk):
 
 
 def tiny(cloud):
-    """The guest that `up` registers."""
-    images = cloud.get(cloud.url("glance", "/v2") + "/images", name="tiny")["images"]
+    """The guest that `up` registers, made to say that it knows SCSI disks."""
+    base = cloud.url("glance", "/v2")
+    images = cloud.get(f"{base}/images", name="tiny")["images"]
     if not images:
         raise SystemExit("the cloud has no image named tiny")
-    return images[0]["id"]
+    image = images[0]
+    wanted = {"hw_disk_bus": "virtio", "hw_scsi_model": "virtio-scsi"}
+    change = [{"op": "add", "path": f"/{name}", "value": value} for name, value in wanted.items() if name not in image]
+    headers = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+    cloud.call("PATCH", f"{base}/images/{image['id']}", data=json.dumps(change), headers=headers)
+    return image["id"]
+
+
+def volume_type(cloud, name, specs):
+    base = cloud.url("cinder")
+    if name not in {kind["name"] for kind in cloud.get(f"{base}/types")["volume_types"]}:
+        cloud.call("POST", f"{base}/types", json={"volume_type": {"name": name, "extra_specs": specs}})
+    return name
 
 
 def sections(cloud, work, is_real):
@@ -141,6 +154,7 @@ def sections(cloud, work, is_real):
         low, high = cloud.versions("cinder", "v3")
         extensions = cloud.get(cloud.url("cinder") + "/extensions")["extensions"]
         conf["volume"] = {"min_microversion": low, "max_microversion": high, "build_timeout": "120", "catalog_type": "block-storage"}
+        conf["volume"]["volume_type_multiattach"] = volume_type(cloud, "conformance-multiattach", {"multiattach": "<is> True"})
         conf["volume-feature-enabled"] = {"api_extensions": ",".join(sorted(extension["alias"] for extension in extensions))}
     return conf
 

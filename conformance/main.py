@@ -7,7 +7,7 @@
     conformance/run --page                write docs/conformance.md from the results that are kept
 
 For each list a cloud is started in a network namespace of its own (tests/e2e/lab.py), with four simulated hosts or, where a
-list looks into guests, the real one. What failed and what it said is in `--out`, by list. Exit status 0 only where nothing
+list looks into guests, the real one; for a list of which some do, one of each. What failed and what it said is in `--out`, by list. Exit status 0 only where nothing
 failed and nothing was left out.
 """
 
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import lab as laboratory  # noqa: E402
 import page  # noqa: E402
 import results  # noqa: E402
 
+PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
 DEFAULT = ["identity", "identity-more", "compute", "interop-compute", "image", "network", "volume"]
 
 
@@ -67,27 +69,61 @@ def arguments(lists):
 
 
 def run(name, chosen, settings, options):
-    """Runs one list; its outcome."""
+    """Runs one list, each part of it in a cloud that suits it; its outcome."""
     work = options.out / name
     work.mkdir(parents=True, exist_ok=True)
-    with cloud(chosen, options) as (enter, environment):
-        tools = Path(sys.executable).parent
+    selected = results.select(listed(work), chosen, options.only, HERE)
+    if not selected:
+        raise SystemExit(f"{name}: no test is selected")
+    guests = chosen.get("guests")
+    parts = [(selected, chosen.get("hosts", "simulated"), work)]
+    if guests:
+        looks = [test for test in selected if re.search(guests["select"], test)]
+        others = [test for test in selected if test not in set(looks)]
+        parts = [(others, "simulated", work), (looks, "real", work / "guests")]
+    outcome = results.Outcome(name, [], {}, {}, [])
+    for tests, hosts, place in parts:
+        # What does not run now is not told of again.
+        shutil.rmtree(work / "guests", ignore_errors=True) if place == work else place.mkdir()
+        if tests:
+            own = guests["settings"] if guests and hosts == "real" else {}
+            outcome.add(run_part(name, tests, hosts, merged(settings, own), chosen.get("minutes", 25), place, options))
+    return outcome
+
+
+def merged(settings, own):
+    """Settings with others put over them, option by option."""
+    return {section: {**settings.get(section, {}), **own.get(section, {})} for section in settings | own}
+
+
+def listed(work):
+    """The ids of all tests there are. They do not depend on a cloud."""
+    environment = {**PLAIN, "TEMPEST_CONFIG_DIR": str(work), "TEMPEST_CONFIG": "none.conf"}
+    shutil.rmtree(work / ".stestr", ignore_errors=True)
+    subprocess.run([*stestr(), "init"], cwd=work, env=environment, check=True, stdout=subprocess.DEVNULL)
+    tests = subprocess.run([*stestr(), "list"], cwd=work, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return tests.stdout.splitlines()
+
+
+def stestr():
+    """The command, of tests that run one after the other where they share what their class made."""
+    tools = Path(sys.executable).parent
+    return [tools / "stestr", "--test-path", site() / "test_discover", "--top-dir", site(), "--group-regex", r"([^\.]*\.)*"]
+
+
+def run_part(name, selected, hosts, settings, minutes, work, options):
+    """Runs tests in a cloud of their own; their outcome."""
+    with cloud(hosts, options) as (enter, environment):
         environment = {**environment, "TEMPEST_CONFIG_DIR": str(work), "TEMPEST_CONFIG": "tempest.conf", "OS_TEST_TIMEOUT": "300"}
 
         def tool(*command, **keywords):
             return subprocess.run(enter(*command), cwd=work, env=environment, check=True, **keywords)
 
-        tool(sys.executable, HERE / "configure.py", work / "tempest.conf", json.dumps(settings), chosen.get("hosts", "simulated"))
-        stestr = [tools / "stestr", "--test-path", site() / "test_discover", "--top-dir", site(), "--group-regex", r"([^\.]*\.)*"]
+        tool(sys.executable, HERE / "configure.py", work / "tempest.conf", json.dumps(settings), hosts)
         shutil.rmtree(work / ".stestr", ignore_errors=True)
-        tool(*stestr, "init", stdout=subprocess.DEVNULL)
-        listed = tool(*stestr, "list", stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        selected = results.select(listed, chosen, options.only, HERE)
-        if not selected:
-            raise SystemExit(f"{name}: no test is selected")
+        tool(*stestr(), "init", stdout=subprocess.DEVNULL)
         (work / "selected.txt").write_text("".join(f"{test}\n" for test in selected))
-        command = [*stestr, "run", "--concurrency", options.workers, "--load-list", "selected.txt", "--subunit"]
-        minutes = chosen.get("minutes", 25)
+        command = [*stestr(), "run", "--concurrency", options.workers, "--load-list", "selected.txt", "--subunit"]
         with open(work / "run.subunit", "wb") as stream, open(work / "run.err", "wb") as errors:
             try:
                 # stestr's exit status says no more than the stream does.
@@ -98,23 +134,21 @@ def run(name, chosen, settings, options):
 
 
 @contextlib.contextmanager
-def cloud(chosen, options):
+def cloud(hosts, options):
     """A cloud to test: how a command is run where it is reached, and the environment of its admin."""
-    plain = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
     if options.against:
         named = {key: value for key, value in os.environ.items() if key.startswith("OS_")}
-        yield (lambda *command: [str(part) for part in command]), {**plain, **named}
+        yield (lambda *command: [str(part) for part in command]), {**PLAIN, **named}
         return
     if not options.binary.exists():
         raise SystemExit(f"{options.binary} is not built: `make build`, or name another with --binary")
     lab = laboratory.Lab()
     try:
         madang = laboratory.Madang(lab, binary=options.binary)
-        is_real = chosen.get("hosts") == "real"
         # Outside of the lab, which does not reach Debian's mirror; what it downloads is kept for `up`.
         laboratory.run(options.binary, "image", "build-tiny", lab.scratch / "tiny.qcow2", timeout=900)
-        hosts = [] if is_real else ["--simulated-hosts", "4"]
-        madang.up("--config", HERE / "madang.toml", *hosts)
+        simulated = [] if hosts == "real" else ["--simulated-hosts", "4"]
+        madang.up("--config", HERE / "madang.toml", *simulated)
         try:
             yield lab.enter, madang.environment("admin-openrc")
         finally:

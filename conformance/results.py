@@ -19,6 +19,13 @@ class Outcome:
     def total(self):
         return len(self.passed) + len(self.failed) + len(self.skipped) + len(self.not_run)
 
+    def add(self, other):
+        """Takes what another part of the list came to."""
+        self.passed += other.passed
+        self.failed |= other.failed
+        self.skipped |= other.skipped
+        self.not_run += other.not_run
+
     def line(self):
         rest = f", {len(self.not_run)} not run" if self.not_run else ""
         return f"{self.name}: {len(self.passed)} passed, {len(self.failed)} failed, {len(self.skipped)} skipped{rest} of {self.total()}"
