@@ -40,7 +40,7 @@ pub fn is_for_all(query: &Query) -> bool {
 /// The page of a list that is asked for, and how many there are in all.
 ///
 /// # Errors
-/// 400 for a sort key, direction, limit or marker that cannot be.
+/// 400 for a sort key, direction or limit that cannot be; 404 for a marker that is not there.
 pub fn page<K: Kind>(
     mut items: Vec<Arc<Resource<K>>>,
     query: &Query,
@@ -51,6 +51,12 @@ pub fn page<K: Kind>(
     let sort = SortKeys::from(query, keys, &default)?;
     let asked = PageQuery::from(query, LIMITS)?;
     sort.sort(&mut items, value);
+    if let Some(marker) = query
+        .get("marker")
+        .filter(|marker| !items.iter().any(|item| item.name() == *marker))
+    {
+        return Err(Failure::not_found(format!("The marker {marker} could not be found.")).at("marker"));
+    }
     let count = items.len();
     if let Some(offset) = query.get("offset") {
         let offset: usize = offset
@@ -58,7 +64,11 @@ pub fn page<K: Kind>(
             .map_err(|_| Failure::invalid("offset param must be an integer").at("offset"))?;
         items.drain(..offset.min(items.len()));
     }
-    Ok((asked.cut(items, |item| item.name())?, count))
+    let mut page = asked.cut(items, |item| item.name())?;
+    // A page that is full links to the next one, be that empty.
+    let limit = query.get("limit").and_then(|limit| limit.parse::<usize>().ok());
+    page.has_next |= limit.is_some_and(|limit| limit > 0 && page.items.len() == limit);
+    Ok((page, count))
 }
 
 /// The answer to a list: the items under their collection's name, a link to the next page, and the count where asked.

@@ -43,7 +43,8 @@ static CREATE: LazyLock<Schema> = LazyLock::new(|| {
     let longer = json!({ "type": ["string", "null"], "maxLength": 255 });
     let properties = json!({
         "name": name_schema(), "display_name": name_schema(), "description": longer, "display_description": longer,
-        "volume_id": { "type": "string", "format": "uuid" },
+        // Without one there is no such volume: 404.
+        "volume_id": { "type": ["string", "null"], "format": "uuid" },
         "force": { "type": ["boolean", "string", "null"] },
         "metadata": metadata_schema(),
     });

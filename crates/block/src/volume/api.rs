@@ -402,7 +402,10 @@ pub async fn update(
         version,
         info: &info,
     };
-    Ok(json(StatusCode::OK, &json!({ "volume": look.full(&*changed.await?) })))
+    Ok(json(
+        StatusCode::OK,
+        &json!({ "volume": look.legacy(&*changed.await?) }),
+    ))
 }
 
 /// `DELETE /volumes/{id}`.

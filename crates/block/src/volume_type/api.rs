@@ -176,10 +176,12 @@ pub async fn create(
         Ok(tx.create(Resource::<VolumeType>::new(Metadata::with_id(""), spec.clone()))?)
     });
     let made = made.await.map_err(|Refusal(failure)| failure)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "volume_type": view(&caller, &made, version) }),
-    ))
+    let mut shown = view(&caller, &made, version);
+    // A new one has none, and is not said to.
+    if let Some(members) = shown.as_object_mut() {
+        members.remove("qos_specs_id");
+    }
+    Ok(json(StatusCode::OK, &json!({ "volume_type": shown })))
 }
 
 /// `PUT /types/{id}`.
