@@ -169,11 +169,8 @@ pub async fn create_snapshot(
     let (volume, info) = (&body["snapshot"]["volume_id"], &body["snapshot"]["create_info"]);
     require_attached(&api.store, volume.as_str().unwrap_or_default())?;
     refuse_snapshot(&api.store, &caller, info["snapshot_id"].as_str().unwrap_or_default()).await?;
-    let id = info["id"].as_str().unwrap_or_default();
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "snapshot": { "id": id, "volumeId": volume } }),
-    ))
+    let shown = json!({ "snapshot": { "id": info["id"], "volumeId": volume } });
+    Ok(json(StatusCode::OK, &shown))
 }
 
 fn require_attached(store: &Store, volume: &str) -> Result<(), Failure> {
