@@ -86,8 +86,10 @@ def run(name, chosen, settings, options):
         # What does not run now is not told of again.
         shutil.rmtree(work / "guests", ignore_errors=True) if place == work else place.mkdir()
         if tests:
-            own = guests["settings"] if guests and hosts == "real" else {}
-            outcome.add(run_part(name, tests, hosts, merged(settings, own), chosen.get("minutes", 25), place, options))
+            own = merged(settings, chosen.get("settings", {}))
+            if guests and hosts == "real":
+                own = merged(own, guests.get("settings", {}))
+            outcome.add(run_part(name, tests, hosts, own, chosen.get("minutes", 25), place, options))
     return outcome
 
 
@@ -96,9 +98,9 @@ def merged(settings, own):
     return {section: {**settings.get(section, {}), **own.get(section, {})} for section in settings | own}
 
 
-def listed(work):
-    """The ids of all tests there are. They do not depend on a cloud."""
-    environment = {**PLAIN, "TEMPEST_CONFIG_DIR": str(work), "TEMPEST_CONFIG": "none.conf"}
+def listed(work, configuration="none.conf"):
+    """The ids of all tests there are. Their names do not depend on a cloud, but some attributes on its configuration."""
+    environment = {**PLAIN, "TEMPEST_CONFIG_DIR": str(work), "TEMPEST_CONFIG": configuration}
     shutil.rmtree(work / ".stestr", ignore_errors=True)
     subprocess.run([*stestr(), "init"], cwd=work, env=environment, check=True, stdout=subprocess.DEVNULL)
     tests = subprocess.run([*stestr(), "list"], cwd=work, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -120,8 +122,8 @@ def run_part(name, selected, hosts, settings, minutes, work, options):
             return subprocess.run(enter(*command), cwd=work, env=environment, check=True, **keywords)
 
         tool(sys.executable, HERE / "configure.py", work / "tempest.conf", json.dumps(settings), hosts)
-        shutil.rmtree(work / ".stestr", ignore_errors=True)
-        tool(*stestr(), "init", stdout=subprocess.DEVNULL)
+        ids = {results.bare(test): test for test in listed(work, "tempest.conf")}
+        selected = [ids.get(results.bare(test), test) for test in selected]
         (work / "selected.txt").write_text("".join(f"{test}\n" for test in selected))
         command = [*stestr(), "run", "--concurrency", options.workers, "--load-list", "selected.txt", "--subunit"]
         with open(work / "run.subunit", "wb") as stream, open(work / "run.err", "wb") as errors:
