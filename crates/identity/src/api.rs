@@ -34,6 +34,7 @@ pub fn router(identity: &Arc<Identity>, metrics: &Metrics) -> Router {
         .merge(crate::application_credential::api::routes())
         .merge(crate::credential::api::routes())
         .merge(crate::credential::ec2::routes())
+        .merge(crate::credential::signature::routes())
         .merge(crate::trust::api::routes())
         .merge(crate::catalog::filter::api::routes())
         .merge(crate::policy_document::api::routes())

@@ -3,8 +3,10 @@
 //! Whatever is wrong with a proof, the answer is the same 401 and takes about as long; the log has the reason.
 
 pub mod api;
+pub mod receipt;
 pub mod render;
 pub mod request;
+mod totp;
 
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ use crate::{
     FederatedSession, Identity,
     application_credential::ApplicationCredential,
     assignment::{On, effective},
+    auth::receipt::Receipt,
+    credential::Credential,
     federation::{self, Known, mapping::engine::Assertion},
     oauth1::{self, AccessToken, signature::Signed},
     project::{Project, domain_of, name_key},
@@ -42,7 +46,7 @@ impl Login {
             UserRef::Id(name) | UserRef::Name(name, _) => name.clone(),
         };
         self.proofs.iter().find_map(|proof| match proof {
-            Proof::Password { user, .. } => Some(name(user)),
+            Proof::Password { user, .. } | Proof::Totp { user, .. } => Some(name(user)),
             Proof::ApplicationCredential { credential, .. } => Some(match credential {
                 CredentialRef::Id(id) => format!("application credential {id}"),
                 CredentialRef::Name(credential, user) => {
@@ -77,6 +81,13 @@ pub enum Proof {
         /// Its secret.
         secret: String,
     },
+    /// A one-time password.
+    Totp {
+        /// The user.
+        user: UserRef,
+        /// The password.
+        passcode: String,
+    },
     /// The request itself, signed for an OAuth 1.0a access token.
     OAuth1(Signed),
     /// What an identity provider says. Whoever makes this has checked that it was the provider.
@@ -96,6 +107,7 @@ impl std::fmt::Debug for Proof {
         match self {
             Self::Password { user, .. } => write!(f, "password of {user:?}"),
             Self::Token(_) => write!(f, "token"),
+            Self::Totp { user, .. } => write!(f, "one-time password of {user:?}"),
             Self::ApplicationCredential { credential, .. } => write!(f, "{credential:?}"),
             Self::OAuth1(_) => write!(f, "signed request"),
             Self::Assertion { provider_id, .. } => write!(f, "assertion of {provider_id}"),
@@ -179,6 +191,19 @@ impl Identity {
     /// # Errors
     /// 401 whatever is wrong with the proofs or the scope; 403 for an application credential's token that wants more.
     pub async fn login(&self, login: Login) -> Result<(String, Arc<Validated>), Failure> {
+        match self.login_or_receipt(login, None).await? {
+            Outcome::Token(token, validated) => Ok((token, validated)),
+            Outcome::Receipt(_) => Err(unauthenticated()),
+        }
+    }
+
+    /// As [`Identity::login`], for clients that can go on with a receipt where a factor is missing. `receipt` is the one
+    /// they got before.
+    ///
+    /// # Errors
+    /// As [`Identity::login`].
+    pub async fn login_or_receipt(&self, login: Login, receipt: Option<&str>) -> Result<Outcome, Failure> {
+        let before = receipt.map(|receipt| self.open_receipt(receipt)).transpose()?;
         let mut proved = Vec::with_capacity(login.proofs.len());
         for proof in &login.proofs {
             let holds = self.prove(proof).await?;
@@ -188,13 +213,48 @@ impl Identity {
         if proved.iter().any(|other| other.user.name() != first.user.name()) {
             return Err(refused(&login.proofs[0], "the proofs are of different users"));
         }
-        let claims = match &login.scope {
+        let mut methods = all_methods(&proved);
+        if let Some((user_id, before)) = &before {
+            if user_id != first.user.name() {
+                return Err(refused(&login.proofs[0], "the receipt is somebody else's"));
+            }
+            methods = methods.and(*before);
+        }
+        if let Some(receipt) = self.receipt(&first.user, methods) {
+            info!(user = first.user.name(), "a factor is missing");
+            return Ok(Outcome::Receipt(receipt));
+        }
+        let mut claims = match &login.scope {
             ScopeRequest::Trust(id) => self.trust_claims(&proved, id).await?,
             scope => self.claims(&proved, scope)?,
         };
+        claims.methods = methods;
         let token = self.keys.seal(&claims);
         let validated = self.examine(claims, self.epoch());
         let validated = Arc::new(validated.map_err(|void| refused(&login.proofs[0], &void.to_string()))?);
+        self.tokens.insert(token.clone(), Arc::clone(&validated));
+        Ok(Outcome::Token(token, validated))
+    }
+
+    /// A token for whoever signed a request with an access key, in the key's project.
+    ///
+    /// # Errors
+    /// 401 where its user or project is gone or disabled.
+    pub(crate) fn login_with_access_key(
+        &self,
+        credential: &Resource<Credential>,
+    ) -> Result<(String, Arc<Validated>), Failure> {
+        let user = self.store.get::<User>(&User::key(&credential.spec.user_id));
+        let user = user.filter(|user| self.may_log_in(user)).ok_or_else(unauthenticated)?;
+        let project_id = credential.spec.project_id.clone().unwrap_or_default();
+        let proved = [Proved::new(user, Methods::EC2_CREDENTIAL)];
+        let claims = self.claims(&proved, &ScopeRequest::Project(project_id))?;
+        let token = self.keys.seal(&claims);
+        let validated = self.examine(claims, self.epoch()).map_err(|void| {
+            info!(user = credential.spec.user_id, why = %void, "no token given for an access key");
+            unauthenticated()
+        })?;
+        let validated = Arc::new(validated);
         self.tokens.insert(token.clone(), Arc::clone(&validated));
         Ok((token, validated))
     }
@@ -242,6 +302,13 @@ impl Identity {
                     ..Proved::new(user, Methods::APPLICATION_CREDENTIAL)
                 }))
             }
+            Proof::Totp { user, passcode } => {
+                let user = self.find_user(user).filter(|user| !self.is_locked(user));
+                let Some(user) = user else { return Ok(None) };
+                let fits = self.totp_fits(&user, passcode, Timestamp::now());
+                self.note_login(&user, fits).await?;
+                Ok((fits && self.may_log_in(&user)).then(|| Proved::new(user, Methods::TOTP)))
+            }
             Proof::OAuth1(signed) => {
                 let access = oauth1::rules::prove(self, signed);
                 let user = access
@@ -287,7 +354,10 @@ impl Identity {
         let user = &proved[0].user;
         let shown = proved.iter().find_map(|p| p.token.as_ref());
         let credential = proved.iter().find_map(|p| p.credential.as_ref());
-        if shown.is_some_and(|token| token.claims.trust.is_some() || token.claims.oauth1.is_some()) {
+        let is_delegated = |claims: &Claims| {
+            claims.trust.is_some() || claims.oauth1.is_some() || claims.methods.has(Methods::EC2_CREDENTIAL)
+        };
+        if shown.is_some_and(|token| is_delegated(&token.claims)) {
             return Err(Failure::forbidden("a delegated token cannot be used to get another"));
         }
         let access = proved.iter().find_map(|p| p.access.as_ref());
@@ -321,11 +391,10 @@ impl Identity {
         let shown_session = shown.and_then(|token| token.claims.federated.clone());
         let session = proved.iter().find_map(|p| p.session.clone()).or(shown_session);
         let now = now();
-        let methods = proved.iter().fold(Methods::default(), |all, p| all.and(p.method));
         Ok(Claims {
             user_id: user.name().to_owned(),
             scope,
-            methods: shown.map_or(methods, |token| methods.and(token.claims.methods)),
+            methods: all_methods(proved),
             audit: Uuid::new_v4(),
             chain: shown.map(|token| token.claims.chain.unwrap_or(token.claims.audit)),
             issued: now,
@@ -450,6 +519,26 @@ impl Identity {
             }
         }
     }
+}
+
+/// What a login came to.
+pub enum Outcome {
+    /// A token, and what it says.
+    Token(String, Arc<Validated>),
+    /// A factor is missing.
+    Receipt(Receipt),
+}
+
+/// Everything that was proved, also by who got the token that was shown.
+fn all_methods(proved: &[Proved]) -> Methods {
+    proved.iter().fold(Methods::default(), |all, proof| {
+        let before = proof
+            .token
+            .as_ref()
+            .map(|token| token.claims.methods)
+            .unwrap_or_default();
+        all.and(proof.method).and(before)
+    })
 }
 
 /// To the microsecond, which is what tokens keep.

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod ec2;
 pub mod rules;
+pub(crate) mod signature;
 
 use madang_store::{Indexes, Key, Kind};
 use serde::{Deserialize, Serialize};

@@ -20,8 +20,7 @@ pub(crate) fn sha256(key: &[u8], text: &[u8]) -> Vec<u8> {
 }
 
 /// In hexadecimal digits.
-#[cfg(test)]
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -52,6 +52,11 @@ impl Methods {
         Self(self.0 | other.0)
     }
 
+    /// Whether all of `other` are among them.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Keystone's names of them.
     pub fn names(self) -> Vec<String> {
         Self::NAMES
@@ -73,6 +78,8 @@ pub enum ScopeClaim {
     Domain(String),
     /// The whole deployment.
     System,
+    /// Nothing: it is no token, but the receipt of a login that lacks a factor.
+    Receipt,
 }
 
 /// What a token says.
@@ -119,6 +126,7 @@ impl Claims {
             ScopeClaim::Project(id) => (1, Some(id)),
             ScopeClaim::Domain(id) => (2, Some(id)),
             ScopeClaim::System => (3, None),
+            ScopeClaim::Receipt => (4, None),
         };
         let chained = u8::from(self.chain.is_some()) << 4;
         let credential = u8::from(self.application_credential.is_some()) << 5;
@@ -167,6 +175,7 @@ impl Claims {
             1 => ScopeClaim::Project(unpack_id(&mut rest)?),
             2 => ScopeClaim::Domain(unpack_id(&mut rest)?),
             3 => ScopeClaim::System,
+            4 => ScopeClaim::Receipt,
             _ => return None,
         };
         let application_credential = if flags & 1 << 5 == 0 {
@@ -260,6 +269,7 @@ mod tests {
             id.clone().prop_map(ScopeClaim::Project),
             id.clone().prop_map(ScopeClaim::Domain),
             Just(ScopeClaim::System),
+            Just(ScopeClaim::Receipt),
         ];
         let time = || (0i64..4_000_000_000_000_000).prop_map(|us| Timestamp::from_microsecond(us).unwrap());
         let uuid = || any::<u128>().prop_map(Uuid::from_u128);

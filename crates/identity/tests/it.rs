@@ -9,8 +9,12 @@ mod cloud;
 mod credentials;
 #[path = "it/crud.rs"]
 mod crud;
+#[path = "it/factors.rs"]
+mod factors;
 #[path = "it/federation.rs"]
 mod federation;
+#[path = "it/limits.rs"]
+mod limits;
 #[path = "it/strangers.rs"]
 mod strangers;
 #[path = "it/tokens.rs"]

@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 use madang_http::{Failure, Json, Query, RequestInfo, json};
 use serde_json::{Value, json as value};
 
-use super::request;
+use super::{Outcome, receipt::Receipt, request};
 use crate::{
     Caller, Identity, Scope,
     api::no_content,
@@ -26,7 +26,9 @@ use crate::{
     token::{revocation, validate::Validated},
 };
 
-const SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
+pub(crate) const SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
+
+const RECEIPT: HeaderName = HeaderName::from_static("openstack-auth-receipt");
 
 pub(crate) fn routes() -> Router<Arc<Identity>> {
     Router::new()
@@ -51,10 +53,24 @@ async fn create(
     if let Some(who) = login.claimed() {
         info.set_claimed(who);
     }
-    let (token, validated) = identity.login(login).await?;
+    let receipt = headers.get(&RECEIPT).and_then(|receipt| receipt.to_str().ok());
+    let (token, validated) = match identity.login_or_receipt(login, receipt).await? {
+        Outcome::Token(token, validated) => (token, validated),
+        Outcome::Receipt(receipt) => return Ok(with_receipt(&receipt)),
+    };
     info.set_subject(validated.log.clone());
     info.set_actor(Arc::clone(&validated.actor));
     Ok(answer(&identity, &query, StatusCode::CREATED, &token, &validated))
+}
+
+/// 401, saying what is proved and what is not.
+fn with_receipt(receipt: &Receipt) -> Response {
+    let mut response = json(StatusCode::UNAUTHORIZED, &receipt.body);
+    if let Ok(mut value) = HeaderValue::from_str(&receipt.sealed) {
+        value.set_sensitive(true);
+        response.headers_mut().insert(RECEIPT, value);
+    }
+    response
 }
 
 /// A token, as Keystone answers it.

@@ -13,7 +13,7 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     let domain = json!({ "type": "object", "properties": { "id": text, "name": text } });
     let user = json!({
         "type": "object",
-        "properties": { "id": text, "name": text, "password": text, "domain": domain },
+        "properties": { "id": text, "name": text, "password": text, "passcode": text, "domain": domain },
     });
     let credential = json!({
         "type": "object",
@@ -27,6 +27,7 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
             "token": { "type": "object", "properties": { "id": text }, "required": ["id"] },
             "password": { "type": "object", "properties": { "user": user }, "required": ["user"] },
             "application_credential": credential,
+            "totp": { "type": "object", "properties": { "user": user }, "required": ["user"] },
         },
         "required": ["methods"],
     });
@@ -99,6 +100,14 @@ fn proof(method: &str, identity: &Value, signed: Option<&Signed>) -> Result<Proo
             Ok(Proof::ApplicationCredential {
                 credential,
                 secret: text(given, "secret").unwrap_or_default(),
+            })
+        }
+        "totp" => {
+            let user = &given?["user"];
+            let passcode = text(user, "passcode").ok_or_else(|| expecting("passcode", "user"))?;
+            Ok(Proof::Totp {
+                user: user_ref(user)?,
+                passcode,
             })
         }
         "oauth1" => {

@@ -193,6 +193,7 @@ impl Identity {
             if void { Err(Void::Revoked) } else { Ok(()) }
         };
         match &claims.scope {
+            ScopeClaim::Receipt => Err(Void::Unknown),
             ScopeClaim::Unscoped => Ok((Scope::Unscoped, None)),
             ScopeClaim::System => Ok((Scope::System, Some(On::System))),
             ScopeClaim::Domain(id) => {

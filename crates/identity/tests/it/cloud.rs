@@ -103,6 +103,19 @@ impl Cloud {
         }
     }
 
+    /// A request without a body; the answer's status and text.
+    pub async fn send_raw(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let uri = format!("/identity{path}");
+        let mut request = Request::builder().method(method).uri(uri).header("host", "cloud");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let (parts, body) = self.app.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
     /// A request with a token.
     pub async fn ask(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
