@@ -262,6 +262,9 @@ impl Identity {
     async fn prove(&self, proof: &Proof) -> Result<Option<Proved>, Failure> {
         match proof {
             Proof::Password { user, password } => {
+                if let Some(proved) = self.prove_by_directory(user, password).await? {
+                    return Ok(proved.map(|user| Proved::new(user, Methods::PASSWORD)));
+                }
                 let user = self.find_user(user);
                 let locked = user.as_ref().is_some_and(|user| self.is_locked(user));
                 let kept = user.as_ref().and_then(|user| user.spec.password.as_deref());
@@ -345,7 +348,7 @@ impl Identity {
         }
     }
 
-    fn may_log_in(&self, user: &Resource<User>) -> bool {
+    pub(crate) fn may_log_in(&self, user: &Resource<User>) -> bool {
         let domain = self.store.get::<Project>(&Project::key(&user.spec.domain_id));
         user.spec.enabled && !self.is_inactive(user) && domain.is_some_and(|domain| domain.spec.enabled)
     }

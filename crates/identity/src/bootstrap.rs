@@ -3,7 +3,11 @@
 //! Running it again adds what is missing and changes nothing that is there: what an operator removed on purpose, such
 //! as the demo user, comes back only where the cloud is new.
 
+mod reset;
+
 use std::sync::Arc;
+
+pub use reset::{BackDoor, reset_admin};
 
 use madang_http::Failure;
 use madang_store::{Cause, Kind, Metadata, Resource, Store, Tx};
@@ -103,6 +107,15 @@ pub async fn bootstrap(identity: &Identity, options: Bootstrap) -> Result<Bootst
 fn passwords(options: &Bootstrap) -> (String, String) {
     let given = |password: &Option<String>| password.clone().unwrap_or_else(password::generate);
     (given(&options.admin_password), given(&options.demo_password))
+}
+
+fn direct(user_id: &str, on: On, role_id: &str) -> AssignmentSpec {
+    AssignmentSpec {
+        actor: Actor::User(user_id.to_owned()),
+        on,
+        role_id: role_id.to_owned(),
+        inherited: false,
+    }
 }
 
 /// What has the name, of kinds whose index `name` is by domain.
@@ -218,13 +231,7 @@ impl Begin<'_, '_> {
     }
 
     fn assign(&mut self, user_id: &str, on: On, role_id: &str) -> Result<(), Failure> {
-        let actor = Actor::User(user_id.to_owned());
-        let spec = AssignmentSpec {
-            actor,
-            on,
-            role_id: role_id.to_owned(),
-            inherited: false,
-        };
+        let spec = direct(user_id, on, role_id);
         self.tx
             .create(Resource::<Assignment>::new(Metadata::new("", spec.as_name()), spec))?;
         Ok(())

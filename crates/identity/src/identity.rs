@@ -23,6 +23,7 @@ use crate::{
         Endpoint, Region, Service,
         filter::{EndpointChoice, EndpointGroup},
     },
+    directory::{Directories, DirectoryEntry, LdapOptions},
     federation::{self, IdentityProvider, ServiceProvider, shadow::VouchedMembership},
     group::{Group, Membership},
     limit::Model,
@@ -53,6 +54,8 @@ const USED_FOR: Duration = Duration::from_secs(1260);
 pub struct Options {
     /// The directory of the token keys; made when it is not there.
     pub keys_dir: PathBuf,
+    /// Directories that domains take their users from.
+    pub directories: Vec<LdapOptions>,
     /// How long a token lives. Keystone's default is an hour.
     pub token_lifetime: SignedDuration,
     /// How long after its end a token is still taken where `allow_expired` is asked. Keystone's default is two days.
@@ -70,6 +73,7 @@ impl Options {
     pub fn new(keys_dir: impl Into<PathBuf>) -> Self {
         Self {
             keys_dir: keys_dir.into(),
+            directories: Vec::new(),
             token_lifetime: SignedDuration::from_hours(1),
             expired_window: SignedDuration::from_hours(48),
             limit_model: Model::default(),
@@ -108,6 +112,7 @@ pub struct Identity {
     pub(crate) departures: federation::Departures,
     /// Words that were used, and count only once.
     used: Cache<String, ()>,
+    pub(crate) directories: Directories,
     epoch: Arc<AtomicU64>,
 }
 
@@ -117,6 +122,7 @@ impl Identity {
     /// # Errors
     /// When the keys cannot be read or made.
     pub async fn open(store: Store, policy: Policy, options: Options) -> Result<Arc<Self>, IdentityError> {
+        let directories = Directories::new(&options.directories).map_err(IdentityError::Start)?;
         let dir = options.keys_dir.clone();
         let providers = options.federation.providers.clone();
         let (ring, passwords, oidc) = tokio::task::spawn_blocking(move || {
@@ -138,13 +144,15 @@ impl Identity {
             oidc: oidc.map_err(IdentityError::Start)?,
             departures: federation::departures(),
             used: Cache::builder().max_capacity(USED).time_to_live(USED_FOR).build(),
+            directories,
             epoch,
         }))
     }
 
-    /// Starts what identity does in the background: rotating keys, forgetting old revocations.
+    /// Starts what identity does in the background: rotating keys, forgetting old revocations, copying directories.
     pub fn start(self: &Arc<Self>, group: &TaskGroup) {
         upkeep::run(Arc::clone(self), group);
+        self.follow_directories(group);
     }
 
     /// The policy that every face asks.
@@ -220,4 +228,5 @@ pub fn register(builder: &mut StoreBuilder) {
     federation::register(builder);
     crate::policy_document::association::register(builder);
     builder.kind::<Revocation>();
+    builder.kind::<DirectoryEntry>();
 }

@@ -16,6 +16,7 @@ mod cascade;
 pub mod catalog;
 pub mod credential;
 pub mod domain_config;
+pub mod directory;
 pub mod federation;
 pub mod group;
 mod hmac;
@@ -35,7 +36,7 @@ pub mod user;
 
 pub use api::router;
 pub use authenticate::authenticate;
-pub use bootstrap::{Bootstrap, Bootstrapped, bootstrap};
+pub use bootstrap::{BackDoor, Bootstrap, Bootstrapped, bootstrap, reset_admin};
 pub use caller::Caller;
 pub use identity::{Identity, IdentityError, Options, register};
 pub use policy::{Policy, PolicyError, Target, defaults::POLICY};

@@ -33,7 +33,7 @@ pub enum Command {
     /// Say what is allowed, and why
     #[command(subcommand)]
     Policy(Policy),
-    /// Try out what identity will do
+    /// Look into identity, and get back in
     #[command(subcommand)]
     Identity(Identity),
     /// Make guest images
@@ -182,6 +182,8 @@ pub struct PolicyCheck {
 /// `madang identity`.
 #[derive(Debug, Subcommand)]
 pub enum Identity {
+    /// Give the user admin a new password and its roles back, whether or not the cloud is up; its tokens end
+    ResetAdmin(Place),
     /// Work with mappings of federation
     #[command(subcommand)]
     Mapping(Mapping),

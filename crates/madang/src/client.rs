@@ -61,6 +61,17 @@ impl Client {
         })
     }
 
+    /// A client with a token that was come by in another way.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with_token(endpoint: &Endpoint, token: String) -> anyhow::Result<Self> {
+        Ok(Self {
+            token: Some(token),
+            ..Self::new(endpoint)?
+        })
+    }
+
     /// Asks for a path below the endpoint; its JSON.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 use madang_compute::{agent::ConfigDriveFormat, server::control::Options};
+use madang_identity::directory::LdapOptions;
 use serde::Deserialize;
 
 use crate::cli;
@@ -38,6 +39,8 @@ pub struct Config {
     pub tls: Tls,
     pub audit: Audit,
     pub identity: identity::Identity,
+    /// Directories that domains take their users from.
+    pub ldap: Vec<LdapOptions>,
     pub network: Network,
     pub host: Host,
     pub compute: Compute,
@@ -174,6 +177,7 @@ impl Default for Config {
             tls: Tls::default(),
             audit: Audit::default(),
             identity: identity::Identity::default(),
+            ldap: Vec::new(),
             network: Network::default(),
             host: Host::default(),
             compute: Compute::default(),

@@ -37,16 +37,29 @@ impl Credentials {
         if let Some(kept) = Self::load(path)? {
             return Ok(kept);
         }
-        let made = Self {
+        let made = Self::replacing_admin(None);
+        made.keep(path)?;
+        Ok(made)
+    }
+
+    /// A new password for `admin`, and for `demo` where there is none to keep.
+    pub fn replacing_admin(kept: Option<Self>) -> Self {
+        Self {
             admin_password: password(),
-            demo_password: password(),
-        };
-        let text = toml::to_string(&made).context("could not write credentials as TOML")?;
+            demo_password: kept.map_or_else(password, |kept| kept.demo_password),
+        }
+    }
+
+    /// Writes them into the file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn keep(&self, path: &Path) -> anyhow::Result<()> {
+        let text = toml::to_string(self).context("could not write credentials as TOML")?;
         write_secret(
             path,
             &format!("# Made by `madang up`. Whoever reads this is admin.\n{text}"),
-        )?;
-        Ok(made)
+        )
     }
 
     /// Those kept in the file; none where there is no file.

@@ -18,6 +18,7 @@ mod logs;
 mod mapping;
 mod policy;
 mod ranges;
+mod reset;
 mod status;
 mod up;
 
@@ -55,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::ContainerShim(shim) => return Ok(madang_container::shim_main(shim.arguments)),
         Command::Config => print!("{}", config::EXAMPLE),
         Command::Identity(cli::Identity::Mapping(cli::Mapping::Test(asked))) => mapping::run(&asked)?,
+        Command::Identity(cli::Identity::ResetAdmin(place)) => with_data(&place, async |data| reset::run(data).await)?,
         Command::Policy(command) => {
             logs::start_shown();
             runtime()?.block_on(policy::run(command))?;

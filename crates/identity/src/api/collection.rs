@@ -235,7 +235,8 @@ pub(crate) async fn update<C: Collection>(
     changed.await
 }
 
-async fn delete<C: Collection>(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
+/// Removes one, once policy allows it: what a collection without further rules does.
+pub(crate) async fn delete<C: Collection>(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
     let key = C::find(identity, caller, "delete", id)?.key();
     let deleted = identity.store.transact(caller.cause(), |tx| {
         let found = tx.get::<C>(&key).ok_or_else(|| not_found(&C::words(), id))?;

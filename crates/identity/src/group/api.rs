@@ -133,7 +133,14 @@ impl Collection for Group {
     ) -> Result<Arc<Resource<Self>>, Failure> {
         let now = Self::find(identity, caller, "update", id)?;
         input.keep_domain(&now.spec.domain_id)?;
+        identity.check_writable(&now.spec.domain_id)?;
         collection::update(identity, caller, id, input).await
+    }
+
+    async fn delete(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
+        let now = Self::find(identity, caller, "delete", id)?;
+        identity.check_removable(&now.spec.domain_id, id)?;
+        collection::delete::<Self>(identity, caller, id).await
     }
 }
 

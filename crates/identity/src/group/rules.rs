@@ -11,6 +11,7 @@ use crate::{
     api::not_found,
     assignment::{Actor, Assignment},
     cascade::remove_all,
+    directory::DirectoryEntry,
     names,
     project::{Project, name_key},
     user::User,
@@ -38,6 +39,9 @@ fn describe(spec: &GroupSpec) -> String {
 fn clear(tx: &mut Tx<'_>, group: &Resource<Group>) -> Result<(), StoreError> {
     let store = tx.store();
     let id = group.name();
+    if let Some(mark) = tx.get::<DirectoryEntry>(&DirectoryEntry::key(id)) {
+        tx.delete(&mark)?;
+    }
     remove_all(
         tx,
         store
@@ -61,6 +65,7 @@ pub async fn create(
     if spec.domain_id.is_empty() {
         spec.domain_id = caller.home_domain().to_owned();
     }
+    identity.check_writable(&spec.domain_id)?;
     let created = identity.store.transact(caller.cause(), |tx| {
         let domain = tx
             .get::<Project>(&Project::key(&spec.domain_id))
@@ -79,6 +84,7 @@ pub async fn create(
 /// 403 for policy, 404 where either is missing.
 pub async fn add_user(identity: &Identity, caller: &Caller, group_id: &str, user_id: &str) -> Result<(), Failure> {
     find_both(identity, caller, "identity:add_user_to_group", group_id, user_id)?;
+    check_members_writable(identity, group_id)?;
     let added = identity.store.transact(caller.cause(), |tx| {
         let group = tx
             .get::<Group>(&Group::key(group_id))
@@ -101,12 +107,20 @@ pub async fn add_user(identity: &Identity, caller: &Caller, group_id: &str, user
     added.await
 }
 
+fn check_members_writable(identity: &Identity, group_id: &str) -> Result<(), Failure> {
+    match identity.store.get::<Group>(&Group::key(group_id)) {
+        Some(group) => identity.check_writable(&group.spec.domain_id),
+        None => Ok(()),
+    }
+}
+
 /// Takes a user out of a group.
 ///
 /// # Errors
 /// 403 for policy, 404 where it is not in it.
 pub async fn remove_user(identity: &Identity, caller: &Caller, group_id: &str, user_id: &str) -> Result<(), Failure> {
     find_both(identity, caller, "identity:remove_user_from_group", group_id, user_id)?;
+    check_members_writable(identity, group_id)?;
     let removed = identity.store.transact(caller.cause(), |tx| {
         let membership = tx.get::<Membership>(&Membership::key(group_id, user_id));
         let membership = membership.ok_or_else(|| not_in_group(group_id, user_id))?;

@@ -207,6 +207,12 @@ impl Collection for User {
         input.keep_domain(&now.spec.domain_id)?;
         rules::update(identity, caller, id, input).await
     }
+
+    async fn delete(identity: &Identity, caller: &Caller, id: &str) -> Result<(), Failure> {
+        let now = Self::find(identity, caller, "delete", id)?;
+        identity.check_removable(&now.spec.domain_id, id)?;
+        crate::api::collection::delete::<Self>(identity, caller, id).await
+    }
 }
 
 /// `lt:2030-01-31T12:00:00Z`: an operator, which is `eq` where there is none, and a time.

@@ -18,6 +18,7 @@ use crate::{
     auth::unauthenticated,
     cascade::remove_all,
     credential::Credential,
+    directory::DirectoryEntry,
     federation::shadow,
     group::Membership,
     names,
@@ -86,6 +87,9 @@ fn describe(spec: &UserSpec) -> String {
 fn clear(tx: &mut Tx<'_>, user: &Resource<User>) -> Result<(), StoreError> {
     let store = tx.store();
     let id = user.name();
+    if let Some(mark) = tx.get::<DirectoryEntry>(&DirectoryEntry::key(id)) {
+        tx.delete(&mark)?;
+    }
     remove_all(
         tx,
         store
@@ -111,6 +115,7 @@ pub async fn create(identity: &Identity, caller: &Caller, mut spec: UserSpec) ->
     if spec.domain_id.is_empty() {
         spec.domain_id = caller.home_domain().to_owned();
     }
+    identity.check_writable(&spec.domain_id)?;
     check_references(identity, &spec.domain_id, spec.default_project_id.as_deref())?;
     shadow::check_names(&identity.store, &spec.federated)?;
     if let Some(password) = spec.password.take() {
@@ -156,6 +161,7 @@ pub(crate) async fn update(
     mut input: Input,
 ) -> Result<Arc<Resource<User>>, Failure> {
     let user = find(identity, caller, "identity:update_user", id)?;
+    identity.check_writable(&user.spec.domain_id)?;
     let default_project_id = input.clone().text("default_project_id");
     check_references(identity, &user.spec.domain_id, default_project_id.as_deref())?;
     if let Some(names) = input.clone().take("federated") {
@@ -197,6 +203,9 @@ pub async fn change_password(
         .get::<User>(&User::key(id))
         .filter(|user| user.spec.enabled);
     let locked = user.as_ref().is_some_and(|user| identity.is_locked(user));
+    if let Some(user) = &user {
+        identity.check_writable(&user.spec.domain_id)?;
+    }
     let kept = user.as_ref().and_then(|user| user.spec.password.clone());
     let fits = identity.passwords.verify(old, kept.as_deref()).await?;
     let user = user.filter(|_| !locked).ok_or_else(unauthenticated)?;

@@ -135,6 +135,7 @@ impl Cloud {
         options.limit_model = config.identity.limit_model;
         options.compliance = config.identity.compliance()?;
         options.federation = config.identity.federation.options(&endpoint.url)?;
+        options.directories.clone_from(&config.ldap);
         let (rules, file) = (policy::defaults(), policy::file(data, config.policy_file.as_deref()));
         policy::read(&rules, &file).context("could not use the policy file")?;
         let identity = Identity::open(store.clone(), rules, options)

@@ -1,0 +1,105 @@
+//! `madang identity reset-admin`: back in when `credentials.toml` is lost or wrong.
+//!
+//! Whoever owns the data directory has the keys that tokens are made with, so this opens nothing that was closed. A running
+//! cloud is asked through its own API, with a token made from those keys; a stopped one is changed in its store, where
+//! also a missing admin, or one without its roles, is made whole.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use http::Method;
+use madang_identity::{BackDoor, Identity, Options, reset_admin};
+use madang_store::{Backend, Sqlite, SqliteOptions, StoreBuilder};
+use serde_json::json;
+
+use crate::{
+    client::Client,
+    console::line,
+    credentials::{self, Credentials, Endpoint},
+    data_dir::DataDir,
+    policy,
+};
+
+/// Makes new passwords, gives them to the cloud, and writes the files.
+///
+/// # Errors
+/// When there is no cloud in the directory, or it does not take them.
+pub async fn run(data: &DataDir) -> anyhow::Result<()> {
+    data.require_used()?;
+    let file = data.join("credentials.toml");
+    // A file that holds no credentials is as good as none.
+    let kept = Credentials::load(&file).unwrap_or_default();
+    let new = Credentials::replacing_admin(kept.clone());
+    // The demo user's password is its own affair where the file still has one.
+    let demo = kept.is_none().then_some(new.demo_password.as_str());
+
+    match data.holder() {
+        Some(_) => running(data, &new, demo).await?,
+        None => stopped(data, &new, demo).await?,
+    }
+    new.keep(&file)?;
+    match Endpoint::read(data) {
+        Ok(endpoint) => credentials::write_all(data, &endpoint, &new)?,
+        Err(_) => line("openrc is written by the next `madang up`"),
+    }
+    line(&format!(
+        "admin has a new password: {} and {}",
+        data.shown("credentials.toml"),
+        data.shown("admin-openrc")
+    ));
+    Ok(())
+}
+
+async fn stopped(data: &DataDir, new: &Credentials, demo: Option<&str>) -> anyhow::Result<()> {
+    let _lock = data.lock()?;
+    let identity = open(data, &data.database()).await?;
+    let reset = reset_admin(&identity, &new.admin_password, demo).await;
+    identity.store().close().await;
+    reset.map_err(|failure| anyhow::anyhow!(failure.message))
+}
+
+async fn running(data: &DataDir, new: &Credentials, demo: Option<&str>) -> anyhow::Result<()> {
+    let endpoint =
+        Endpoint::read(data).context("without admin-openrc the cloud cannot be reached: stop it and try again")?;
+    let BackDoor {
+        token,
+        admin,
+        demo: demo_id,
+    } = back_door(data).await?;
+    let client = Client::with_token(&endpoint, token)?;
+    // The admin's own last: it ends the token.
+    let demo = demo_id.zip(demo);
+    for (id, password) in demo.into_iter().chain([(admin, new.admin_password.as_str())]) {
+        let body = json!({"user": {"password": password, "enabled": true}});
+        let answer = client
+            .send(Method::PATCH, &format!("/identity/v3/users/{id}"), &body)
+            .await;
+        answer.context("the running cloud does not take it: stop it and try again")?;
+    }
+    Ok(())
+}
+
+/// A token for the running cloud, from its keys and a copy of its store.
+async fn back_door(data: &DataDir) -> anyhow::Result<BackDoor> {
+    let scratch = tempfile::Builder::new().prefix("reset-").tempdir_in(data.path())?;
+    let copy = scratch.path().join("store.db");
+    Sqlite::copy(&data.database(), &copy)
+        .await
+        .context("could not copy the store")?;
+    let identity = open(data, &copy).await?;
+    let door = identity.back_door();
+    identity.store().close().await;
+    door.map_err(|failure| anyhow::anyhow!("{}: stop the cloud and try again", failure.message))
+}
+
+async fn open(data: &DataDir, database: &std::path::Path) -> anyhow::Result<Arc<Identity>> {
+    let mut builder = StoreBuilder::new();
+    madang_identity::register(&mut builder);
+    let backend = Sqlite::open(SqliteOptions::new(database))
+        .await
+        .context("could not open the store")?;
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    let store = builder.open(backend).await.context("could not read the store")?;
+    let opened = Identity::open(store, policy::defaults(), Options::new(data.join("keys"))).await;
+    opened.context("could not open identity")
+}
