@@ -170,6 +170,8 @@ struct Proved {
     credential: Option<Arc<Resource<ApplicationCredential>>>,
     access: Option<Arc<Resource<AccessToken>>>,
     session: Option<FederatedSession>,
+    /// Failures to prove it are counted, so success has to be noted, too.
+    is_counted: bool,
 }
 
 impl Proved {
@@ -181,6 +183,14 @@ impl Proved {
             credential: None,
             access: None,
             session: None,
+            is_counted: false,
+        }
+    }
+
+    fn counted(self) -> Self {
+        Self {
+            is_counted: true,
+            ..self
         }
     }
 }
@@ -223,6 +233,10 @@ impl Identity {
         if let Some(receipt) = self.receipt(&first.user, methods) {
             info!(user = first.user.name(), "a factor is missing");
             return Ok(Outcome::Receipt(receipt));
+        }
+        // Not before all factors are proved: who has one must not guess the other forever.
+        if proved.iter().any(|proof| proof.is_counted) {
+            self.note_login(&first.user, true).await?;
         }
         let mut claims = match &login.scope {
             ScopeRequest::Trust(id) => self.trust_claims(&proved, id).await?,
@@ -270,8 +284,8 @@ impl Identity {
                 let kept = user.as_ref().and_then(|user| user.spec.password.as_deref());
                 let fits = self.passwords.verify(password, kept).await?;
                 let user = user.filter(|_| !locked);
-                if let Some(user) = &user {
-                    self.note_login(user, fits).await?;
+                if let Some(user) = user.as_ref().filter(|_| !fits) {
+                    self.note_login(user, false).await?;
                 }
                 let user = user.filter(|user| fits && self.may_log_in(user));
                 if let Some(user) = user.as_ref().filter(|user| is_expired(&user.spec, Timestamp::now())) {
@@ -279,7 +293,7 @@ impl Identity {
                     let message = format!("The password is expired and needs to be changed for user: {id}.");
                     return Err(Failure::unauthenticated(message));
                 }
-                Ok(user.map(|user| Proved::new(user, Methods::PASSWORD)))
+                Ok(user.map(|user| Proved::new(user, Methods::PASSWORD).counted()))
             }
             Proof::Token(token) => {
                 let Ok(token) = self.validate(token) else {
@@ -309,8 +323,10 @@ impl Identity {
                 let user = self.find_user(user).filter(|user| !self.is_locked(user));
                 let Some(user) = user else { return Ok(None) };
                 let fits = self.totp_fits(&user, passcode, Timestamp::now());
-                self.note_login(&user, fits).await?;
-                Ok((fits && self.may_log_in(&user)).then(|| Proved::new(user, Methods::TOTP)))
+                if !fits {
+                    self.note_login(&user, false).await?;
+                }
+                Ok((fits && self.may_log_in(&user)).then(|| Proved::new(user, Methods::TOTP).counted()))
             }
             Proof::OAuth1(signed) => {
                 let access = oauth1::rules::prove(self, signed);

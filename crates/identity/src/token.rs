@@ -57,6 +57,11 @@ impl Methods {
         self.0 & other.0 == other.0
     }
 
+    /// Whether a method is called so.
+    pub fn are_named(name: &str) -> bool {
+        Self::NAMES.iter().any(|(_, known)| *known == name)
+    }
+
     /// Keystone's names of them.
     pub fn names(self) -> Vec<String> {
         Self::NAMES

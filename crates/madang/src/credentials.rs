@@ -82,7 +82,8 @@ impl Credentials {
     }
 }
 
-fn password() -> String {
+/// A new password, hard to guess.
+pub fn password() -> String {
     Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LETTERS)
 }
 

@@ -66,16 +66,24 @@ async fn running(data: &DataDir, new: &Credentials, demo: Option<&str>) -> anyho
         admin,
         demo: demo_id,
     } = back_door(data).await?;
-    let client = Client::with_token(&endpoint, token)?;
+    let (admin_client, nobody) = (Client::with_token(&endpoint, token)?, Client::new(&endpoint)?);
     // The admin's own last: it ends the token.
     let demo = demo_id.zip(demo);
     for (id, password) in demo.into_iter().chain([(admin, new.admin_password.as_str())]) {
-        let body = json!({"user": {"password": password, "enabled": true}});
-        let answer = client
-            .send(Method::PATCH, &format!("/identity/v3/users/{id}"), &body)
-            .await;
-        answer.context("the running cloud does not take it: stop it and try again")?;
+        let given = set_password(&admin_client, &nobody, &id, password).await;
+        given.context("the running cloud does not take it: stop it and try again")?;
     }
+    Ok(())
+}
+
+/// Through one that holds for a moment: what somebody else chose may have to be changed before it is good for anything,
+/// what a user chose itself is not.
+async fn set_password(admin: &Client, nobody: &Client, id: &str, password: &str) -> anyhow::Result<()> {
+    let (path, passing) = (format!("/identity/v3/users/{id}"), credentials::password());
+    let body = json!({"user": {"password": passing, "enabled": true}});
+    admin.send(Method::PATCH, &path, &body).await?;
+    let body = json!({"user": {"original_password": passing, "password": password}});
+    nobody.send(Method::POST, &format!("{path}/password"), &body).await?;
     Ok(())
 }
 

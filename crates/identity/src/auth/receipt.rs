@@ -11,7 +11,7 @@ use crate::{
     Identity,
     project::Project,
     token::{Claims, Methods, ScopeClaim},
-    user::{User, UserSpec, compliance::has_option},
+    user::{User, UserSpec},
 };
 use madang_http::Failure;
 use madang_store::Resource;
@@ -28,26 +28,26 @@ pub struct Receipt {
     pub body: Value,
 }
 
-/// The sets of methods of which a user has to prove one whole; none where one method is enough.
+/// The sets of methods of which a user has to prove one whole; none where any method is enough. A method that there is not
+/// counts for nothing, so that nobody is locked out by a wrong word.
 fn rules(user: &UserSpec) -> Vec<Vec<String>> {
-    if !has_option(user, "multi_factor_auth_enabled") {
+    if user.options.get("multi_factor_auth_enabled") == Some(&Value::Bool(false)) {
         return Vec::new();
     }
     let rules = user.options.get("multi_factor_auth_rules").and_then(Value::as_array);
-    let texts = |rule: &Value| -> Vec<String> {
-        let methods = rule.as_array().into_iter().flatten();
-        methods
-            .filter_map(|method| method.as_str().map(str::to_owned))
-            .collect()
+    let known = |rule: &Value| -> Vec<String> {
+        let methods = rule.as_array().into_iter().flatten().filter_map(Value::as_str);
+        let known = methods.filter(|method| Methods::are_named(method));
+        known.map(str::to_owned).collect()
     };
-    let rules = rules.into_iter().flatten().map(texts);
+    let rules = rules.into_iter().flatten().map(known);
     rules.filter(|rule| !rule.is_empty()).collect()
 }
 
 impl Identity {
     /// A receipt, where a user has not proved enough yet.
     pub(super) fn receipt(&self, user: &Resource<User>, methods: Methods) -> Option<Receipt> {
-        let rules = rules(&user.spec);
+        let mut rules = rules(&user.spec);
         let names = methods.names();
         let enough = rules
             .iter()
@@ -55,6 +55,8 @@ impl Identity {
         if rules.is_empty() || enough {
             return None;
         }
+        // What can still be made whole with what was proved.
+        rules.retain(|rule| rule.iter().any(|method| names.contains(method)));
         let issued = now();
         let claims = Claims {
             user_id: user.name().to_owned(),

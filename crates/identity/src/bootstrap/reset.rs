@@ -13,7 +13,10 @@ use crate::{
     assignment::{Assignment, On},
     project::Project,
     token::{Claims, Methods, ScopeClaim},
-    user::User,
+    user::{
+        User,
+        compliance::{Compliance, LoginRecord},
+    },
 };
 
 /// How long the token lives that a running cloud is asked with.
@@ -53,6 +56,7 @@ impl Identity {
             application_credential: None,
             trust: None,
             oauth1: None,
+            federated: None,
         };
         Ok(BackDoor {
             token: self.keys.seal(&claims),
@@ -106,8 +110,12 @@ impl Begin<'_, '_> {
     fn set_password(&mut self, user: &Arc<Resource<User>>, hash: &str) -> Result<String, Failure> {
         let mut new = (**user).clone();
         new.spec.enabled = true;
-        new.spec.password = Some(hash.to_owned());
         new.spec.options.shift_remove("lock_password");
+        // Chosen by whoever owns the cloud: it need not be changed, and what was asked of the one before is over.
+        Compliance::default().set_password(&mut new.spec, Some(hash.to_owned()), true, self.tx.at());
+        if let Some(record) = self.tx.get::<LoginRecord>(&LoginRecord::key(user.name())) {
+            self.tx.delete(&record)?;
+        }
         Ok(self.tx.update(user, new)?.name().to_owned())
     }
 

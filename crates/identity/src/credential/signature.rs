@@ -8,9 +8,10 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use madang_http::{Failure, Json};
+use madang_store::Resource;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -46,7 +47,7 @@ fn text<'v>(request: &'v Map<String, Value>, name: &str) -> &'v str {
 fn find(
     identity: &Identity,
     request: &Map<String, Value>,
-) -> Result<(Arc<madang_store::Resource<Credential>>, String), Failure> {
+) -> Result<(Arc<Resource<Credential>>, String), Failure> {
     let access = text(request, "access");
     if access.is_empty() {
         return Err(Failure::unauthenticated("EC2 Signature not supplied"));
@@ -84,15 +85,10 @@ async fn ec2(
     if !fits {
         return Err(Failure::unauthenticated("Invalid EC2 signature."));
     }
-    check_time(request, Timestamp::now())?;
-    let (token, validated) = identity.login_with_access_key(&credential)?;
-    let mut response = Response::new(Body::from(validated.body(&identity, true)));
-    *response.status_mut() = StatusCode::OK;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (token, mut response) = answer(&identity, &credential, request)?;
     if let Ok(mut value) = HeaderValue::from_str(&token) {
         value.set_sensitive(true);
-        headers.insert(crate::auth::api::SUBJECT_TOKEN, value);
+        response.headers_mut().insert(crate::auth::api::SUBJECT_TOKEN, value);
     }
     Ok(response)
 }
@@ -112,11 +108,21 @@ async fn s3(
     if !hmac::same(&signature, text(request, "signature")) {
         return Err(mismatch());
     }
-    let (_, validated) = identity.login_with_access_key(&credential)?;
-    let mut response = Response::new(Body::from(validated.body(&identity, true)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    Ok(answer(&identity, &credential, request)?.1)
+}
+
+/// A token for who signed, and what it says. The services that ask see it; S3's get no token to use.
+fn answer(
+    identity: &Identity,
+    credential: &Resource<Credential>,
+    request: &Map<String, Value>,
+) -> Result<(String, Response), Failure> {
+    check_time(request, Timestamp::now())?;
+    let (token, validated) = identity.login_with_access_key(credential)?;
+    let mut response = Response::new(Body::from(validated.body(identity, true)));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok((token, response))
 }
 
 /// The parameter `name` of the described request.
@@ -125,32 +131,22 @@ fn parameter<'v>(request: &'v Map<String, Value>, name: &str) -> &'v str {
     parameters.map_or("", |parameters| text(parameters, name))
 }
 
-/// A signature that is too old, or says no time, does not count.
+/// A signature that is too old does not count. One that says no time has none that could be too old.
 fn check_time(request: &Map<String, Value>, now: Timestamp) -> Result<(), Failure> {
-    let headers = request.get("headers").and_then(Value::as_object);
-    let header = headers.and_then(|headers| {
-        let date = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-date"));
-        date.and_then(|(_, date)| date.as_str())
-    });
     let said = [
         parameter(request, "Timestamp"),
+        header_of(request, "x-amz-date").unwrap_or_default(),
         parameter(request, "X-Amz-Date"),
-        header.unwrap_or_default(),
     ];
-    let expires = parameter(request, "Expires");
-    if let Some(end) = read_time(expires) {
-        return if end > now {
-            Ok(())
-        } else {
-            Err(Failure::unauthenticated("Timestamp failed validation"))
-        };
-    }
-    let time = said.into_iter().find_map(read_time);
-    let fresh = time.is_some_and(|time| now.duration_since(time).abs() <= LIFE);
-    if fresh {
+    let Some(said) = said.into_iter().find(|said| !said.is_empty()) else {
         return Ok(());
+    };
+    let invalid = || Failure::unauthenticated(format!("Credential timestamp is invalid: {said}"));
+    let time = read_time(said).ok_or_else(invalid)?;
+    if now.duration_since(time) > LIFE {
+        return Err(Failure::unauthenticated("Credential is expired"));
     }
-    Err(Failure::unauthenticated("Timestamp failed validation"))
+    Ok(())
 }
 
 /// `2026-01-02T03:04:05Z` or `20260102T030405Z`.
@@ -169,47 +165,38 @@ fn escape(text: &str) -> String {
 /// The parameters in order, without the signature itself.
 fn query(request: &Map<String, Value>, without: &str) -> String {
     let parameters = request.get("params").and_then(Value::as_object);
-    let parameters = parameters.into_iter().flatten().filter(|(name, _)| *name != without);
-    let mut pairs: Vec<(String, String)> = parameters
-        .map(|(name, value)| (escape(name), escape(value.as_str().unwrap_or_default())))
-        .collect();
-    pairs.sort();
-    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut parameters: Vec<_> = parameters.into_iter().flatten().collect();
+    parameters.retain(|(name, _)| *name != without);
+    parameters.sort_by_key(|(name, _)| *name);
+    let pair = |(name, value): &(&String, &Value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        format!("{}={}", escape(name), escape(&value))
+    };
+    let pairs: Vec<String> = parameters.iter().map(pair).collect();
     pairs.join("&")
 }
 
-/// What the signature of a request to EC2 has to be; none for a version that is not known.
+/// What the signature of a request to EC2 has to be; none for a version other than the second, always with SHA-256, and
+/// the fourth.
 fn ec2_signature(request: &Map<String, Value>, host: &str, secret: &str) -> Option<String> {
     let algorithm = "AWS4-HMAC-SHA256";
-    let authorization = authorization(request);
+    let authorization = header_of(request, "authorization").unwrap_or_default();
+    if parameter(request, "SignatureVersion") == "2" {
+        let (verb, path) = (text(request, "verb"), text(request, "path"));
+        let text = format!("{verb}\n{host}\n{path}\n{}", query(request, "Signature"));
+        return Some(STANDARD.encode(hmac::sha256(secret.as_bytes(), text.as_bytes())));
+    }
     if authorization.starts_with(algorithm) || parameter(request, "X-Amz-Algorithm") == algorithm {
         return version_4(request, host, secret, authorization);
     }
-    if parameter(request, "SignatureVersion") != "2" {
-        return None;
-    }
-    let text = format!(
-        "{}\n{host}\n{}\n{}",
-        text(request, "verb"),
-        text(request, "path"),
-        query(request, "Signature")
-    );
-    let signature = match parameter(request, "SignatureMethod") {
-        "HmacSHA256" => hmac::sha256(secret.as_bytes(), text.as_bytes()),
-        _ => hmac::sha1(secret.as_bytes(), text.as_bytes()),
-    };
-    Some(STANDARD.encode(signature))
+    None
 }
 
-fn headers(request: &Map<String, Value>) -> impl Iterator<Item = (String, &str)> {
-    let headers = request.get("headers").and_then(Value::as_object).into_iter().flatten();
-    headers.filter_map(|(name, value)| Some((name.to_lowercase(), value.as_str()?)))
-}
-
-fn authorization(request: &Map<String, Value>) -> &str {
-    headers(request)
-        .find(|(name, _)| name == "authorization")
-        .map_or("", |(_, value)| value)
+/// A header of the described request; `name` in lower case.
+fn header_of<'v>(request: &'v Map<String, Value>, name: &str) -> Option<&'v str> {
+    let mut headers = request.get("headers").and_then(Value::as_object).into_iter().flatten();
+    let (_, value) = headers.find(|(known, _)| known.trim().eq_ignore_ascii_case(name))?;
+    value.as_str().map(str::trim)
 }
 
 /// `Credential=…` and the like in the header of the fourth version.
@@ -226,24 +213,25 @@ fn version_4(request: &Map<String, Value>, host: &str, secret: &str, authorizati
     let credential = or_parameter("Credential", "X-Amz-Credential");
     let signed_headers = or_parameter("SignedHeaders", "X-Amz-SignedHeaders");
     let (_, scope) = credential.split_once('/')?;
-    let header = |name: &str| {
-        headers(request)
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value)
+    let date = header_of(request, "x-amz-date").unwrap_or_else(|| parameter(request, "X-Amz-Date"));
+    if !date.starts_with(scope.split('/').next()?) {
+        return None;
+    }
+    let verb = text(request, "verb").to_uppercase();
+    // Of a POST the parameters are in the body, whose hash is signed.
+    let query = match verb.as_str() {
+        "POST" => String::new(),
+        _ => query(request, "X-Amz-Signature"),
     };
-    let date = header("x-amz-date").unwrap_or_else(|| parameter(request, "X-Amz-Date"));
     let mut lines = String::new();
     for name in signed_headers.split(';') {
-        let value = if name == "host" { host } else { header(name)? };
-        lines += &format!("{name}:{}\n", value.trim());
+        let value = header_of(request, name).or((name == "host").then_some(host));
+        if let Some(value) = value {
+            lines += &format!("{name}:{value}\n");
+        }
     }
-    let canonical = format!(
-        "{}\n{}\n{}\n{lines}\n{signed_headers}\n{}",
-        text(request, "verb"),
-        text(request, "path"),
-        query(request, "X-Amz-Signature"),
-        text(request, "body_hash")
-    );
+    let (path, body_hash) = (text(request, "path"), text(request, "body_hash"));
+    let canonical = format!("{verb}\n{path}\n{query}\n{lines}\n{signed_headers}\n{body_hash}");
     let digest = hmac::hex(&Sha256::digest(canonical.as_bytes()));
     let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{digest}");
     sign_4(secret, scope, text.as_bytes())
@@ -313,10 +301,21 @@ mod tests {
     #[test]
     fn old_signatures_do_not_count() {
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
-        let check = |params: Value| check_time(json!({ "params": params }).as_object().unwrap(), now).is_ok();
-        assert!(check(json!({ "Timestamp": "2026-01-01T11:50:00Z" })));
-        assert!(check(json!({ "X-Amz-Date": "20260101T115000Z" })));
-        assert!(!check(json!({ "Timestamp": "2026-01-01T11:40:00Z" })));
-        assert!(!check(json!({})));
+        let check = |request: Value| check_time(request.as_object().unwrap(), now).is_ok();
+        for yes in [
+            json!({ "params": { "Timestamp": "2026-01-01T11:50:00Z" } }),
+            json!({ "params": { "X-Amz-Date": "20260101T115000Z" } }),
+            json!({ "headers": { "X-Amz-Date": "20260101T115000Z" } }),
+            json!({}),
+        ] {
+            assert!(check(yes.clone()), "{yes}");
+        }
+        for no in [
+            json!({ "params": { "Timestamp": "2026-01-01T11:40:00Z" } }),
+            json!({ "headers": { "x-amz-date": "20260101T114000Z" } }),
+            json!({ "params": { "Timestamp": "yesterday" } }),
+        ] {
+            assert!(!check(no.clone()), "{no}");
+        }
     }
 }

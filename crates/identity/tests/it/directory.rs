@@ -1,5 +1,5 @@
 //! A domain whose users are in a directory: a real slapd from Debian's package, on a loopback port and in a directory of
-//! its own. Where the program is not installed there is nothing to ask.
+//! its own. `scripts/bootstrap test` installs it.
 
 use std::{
     fs,
@@ -55,7 +55,7 @@ member: CN=alice, ou=Users, dc=corp, dc=test
 struct Slapd {
     process: Child,
     port: u16,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl Drop for Slapd {
@@ -66,12 +66,8 @@ impl Drop for Slapd {
 }
 
 impl Slapd {
-    /// None where the program is not installed.
-    async fn start() -> Option<Self> {
-        if !Path::new(SLAPD).exists() {
-            eprintln!("slapd is not installed: scripts/bootstrap test");
-            return None;
-        }
+    async fn start() -> Self {
+        assert!(Path::new(SLAPD).exists(), "{SLAPD} is missing: scripts/bootstrap test");
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().display();
         fs::create_dir(scratch.path().join("data")).unwrap();
@@ -104,17 +100,17 @@ impl Slapd {
         let slapd = Self {
             process,
             port,
-            _scratch: scratch,
+            scratch,
         };
         until("slapd answers", async || {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })
         .await;
-        Some(slapd)
+        slapd
     }
 
     fn ldapmodify(&self, ldif: &str) {
-        let file = self._scratch.path().join("change.ldif");
+        let file = self.scratch.path().join("change.ldif");
         fs::write(&file, ldif).unwrap();
         let done = Command::new("ldapmodify")
             .args([
@@ -182,7 +178,7 @@ async fn users(cloud: &Cloud, domain: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_of_a_directory_log_in_by_bind_with_the_roles_of_their_groups() {
-    let Some(slapd) = Slapd::start().await else { return };
+    let slapd = Slapd::start().await;
     let (cloud, domain, _group) = cloud(&slapd).await;
     let (status, body) = login(&cloud, "Alice (ops)", "wonderland", None).await;
     assert_eq!(status, 201, "{body}");
@@ -234,7 +230,7 @@ async fn users_of_a_directory_log_in_by_bind_with_the_roles_of_their_groups() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_is_not_written_and_who_leaves_it_is_out() {
-    let Some(slapd) = Slapd::start().await else { return };
+    let slapd = Slapd::start().await;
     let (cloud, domain, _group) = cloud(&slapd).await;
     until("both are copied", async || users(&cloud, &domain).await.len() == 2).await;
     let shown = users(&cloud, &domain).await;
