@@ -2,6 +2,7 @@
 
 pub(crate) mod collection;
 pub(crate) mod input;
+mod json_home;
 mod versions;
 
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub fn router(identity: &Arc<Identity>, metrics: &Metrics) -> Router {
         .merge(crate::domain_config::api::routes())
         .merge(crate::limit::api::routes())
         .merge(crate::oauth1::api::routes())
+        .merge(crate::auth::oauth2::routes())
+        .merge(crate::token::events::routes())
         .merge(crate::federation::api::routes());
     let routes = versions::routes().nest("/v3", v3).with_state(Arc::clone(identity));
     FACE.wrap(recognize(identity, routes), metrics)

@@ -3,6 +3,7 @@
 //! Whatever is wrong with a proof, the answer is the same 401 and takes about as long; the log has the reason.
 
 pub mod api;
+pub(crate) mod oauth2;
 pub mod receipt;
 pub mod render;
 pub mod request;
@@ -430,7 +431,7 @@ impl Identity {
         let trust = self
             .store
             .get::<Trust>(&Trust::key(id))
-            .filter(|trust| !trust::rules::is_over(&trust.spec));
+            .filter(|trust| !trust::rules::is_over(&trust.spec) && trust::rules::holds(&self.store, &trust.spec));
         let trust = trust.filter(|trust| trust.spec.trustee_user_id == proved[0].user.name());
         let trust = trust.ok_or_else(unauthenticated)?;
         let plain = self.claims(proved, &ScopeRequest::Unscoped)?;

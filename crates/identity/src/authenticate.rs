@@ -8,15 +8,21 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use madang_http::{Failure, RequestInfo};
 use tracing::debug;
 
 use crate::{
-    Caller, Identity, application_credential::rules::may_be_used, auth::unauthenticated, token::validate::Void,
+    Caller, Identity,
+    application_credential::rules::may_be_used,
+    auth::unauthenticated,
+    token::validate::{Validated, Void},
 };
 
 pub(crate) const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+const SERVICE_TOKEN: HeaderName = HeaderName::from_static("x-service-token");
+/// keystonemiddleware's `service_token_roles`.
+const SERVICE_ROLE: &str = "service";
 
 struct Guard {
     identity: Arc<Identity>,
@@ -24,6 +30,35 @@ struct Guard {
     service_type: &'static str,
     /// Whether requests without a valid token end here.
     strict: bool,
+}
+
+impl Guard {
+    /// What the request's token is worth; none where there is none.
+    fn caller(&self, headers: &HeaderMap) -> Option<Result<Arc<Validated>, Void>> {
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+        let own = text(&AUTH_TOKEN);
+        if !self.strict {
+            return own.map(|token| self.identity.validate(token));
+        }
+        let bearer = || {
+            let (scheme, token) = text(&header::AUTHORIZATION)?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        };
+        let token = own.or_else(bearer)?;
+        Some(match text(&SERVICE_TOKEN) {
+            None => self.identity.validate(token),
+            Some(service) => self.validate_for_service(service, token),
+        })
+    }
+
+    /// A service that finishes somebody's work shows its own token beside, and the other may have expired meanwhile.
+    fn validate_for_service(&self, service: &str, token: &str) -> Result<Arc<Validated>, Void> {
+        let service = self.identity.validate(service)?;
+        if !service.subject.roles.iter().any(|role| role.name == SERVICE_ROLE) {
+            return Err(Void::NoRoles);
+        }
+        self.identity.validate_allowing_expired(token)
+    }
 }
 
 /// The router behind authentication: requests without a valid token get 401, handlers can take a [`Caller`]. Goes
@@ -51,8 +86,7 @@ fn guard(identity: &Arc<Identity>, service_type: &'static str, router: Router, s
 async fn pass(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let Ok(info) = RequestInfo::from_request_parts(&mut parts, &()).await;
-    let token = parts.headers.get(&AUTH_TOKEN).and_then(|token| token.to_str().ok());
-    let caller = token.map(|token| guard.identity.validate(token));
+    let caller = guard.caller(&parts.headers);
     let mut response = match caller {
         Some(Ok(validated)) => {
             let path = info.path().strip_prefix(info.mount()).unwrap_or(info.path());

@@ -11,6 +11,7 @@ use crate::{Policy, Subject, bootstrap::DEFAULT_DOMAIN, policy::Target};
 
 /// Methods by which somebody acts for somebody else.
 const DELEGATING: [&str; 2] = ["oauth1", "ec2credential"];
+const DELEGATED: &str = "delegated tokens cannot manage trusts and credentials";
 
 /// Who asks, and what they may. Extracted by handlers behind [`crate::authenticate`]; without it, 401.
 #[derive(Clone)]
@@ -82,14 +83,22 @@ impl Caller {
     /// # Errors
     /// `Forbidden`.
     pub fn check_not_delegated(&self) -> Result<(), Failure> {
+        if self.subject.trust.is_none() {
+            return self.check_primary();
+        }
+        Err(Failure::forbidden(DELEGATED))
+    }
+
+    /// As [`Caller::check_not_delegated`], but for who acts under a trust, which may be handed on.
+    ///
+    /// # Errors
+    /// `Forbidden`.
+    pub fn check_primary(&self) -> Result<(), Failure> {
         let own = |method: &String| !DELEGATING.contains(&method.as_str());
-        let subject = &self.subject;
-        if subject.application_credential.is_none() && subject.trust.is_none() && subject.methods.iter().all(own) {
+        if self.subject.application_credential.is_none() && self.subject.methods.iter().all(own) {
             return Ok(());
         }
-        Err(Failure::forbidden(
-            "delegated tokens cannot manage trusts and credentials",
-        ))
+        Err(Failure::forbidden(DELEGATED))
     }
 
     /// Whether lists show what is in a domain: with a domain's token, only that one.

@@ -1,9 +1,12 @@
 //! Credentials: secrets that identity keeps for a user and gives back, such as the access keys of S3 clients.
+//!
+//! The store has them sealed, with the keys of `keys/credentials` in the data directory (see [`vault`]).
 
 pub mod api;
 pub mod ec2;
 pub mod rules;
 pub(crate) mod signature;
+pub(crate) mod vault;
 
 use madang_store::{Indexes, Key, Kind};
 use serde::{Deserialize, Serialize};
@@ -25,8 +28,12 @@ pub struct CredentialSpec {
     /// What it is: `ec2` for access keys, `cert`, `totp`, anything.
     #[serde(rename = "type")]
     pub credential_type: String,
-    /// The secret as the client gave it; for `ec2` an object with `access` and `secret`, as text.
-    pub blob: String,
+    /// The secret, sealed.
+    #[serde(default)]
+    pub sealed: String,
+    /// The secret as it was kept before there were keys; nothing where `sealed` has it.
+    #[serde(default, rename = "blob", skip_serializing_if = "Option::is_none")]
+    pub(crate) plain: Option<String>,
 }
 
 /// The type of access keys.
@@ -59,12 +66,8 @@ impl Credential {
     }
 }
 
-impl CredentialSpec {
-    /// The access key and its secret, of one that has them.
-    pub fn access_key(&self) -> Option<(String, String)> {
-        let blob: Value = serde_json::from_str(&self.blob)
-            .ok()
-            .filter(|_| self.credential_type == EC2)?;
-        Some((blob["access"].as_str()?.to_owned(), blob["secret"].as_str()?.to_owned()))
-    }
+/// The access key and its secret, in what a credential of type `ec2` keeps: an object with `access` and `secret`, as text.
+pub(crate) fn access_key(blob: &str) -> Option<(String, String)> {
+    let blob: Value = serde_json::from_str(blob).ok()?;
+    Some((blob["access"].as_str()?.to_owned(), blob["secret"].as_str()?.to_owned()))
 }

@@ -26,17 +26,13 @@ use crate::{
     directory::{Directories, DirectoryEntry, LdapOptions},
     federation::{self, IdentityProvider, ServiceProvider, shadow::VouchedMembership},
     group::{Group, Membership},
+    keys::{KeyRing, KeysError},
     limit::Model,
     oauth1::AccessToken,
     password::Passwords,
     project::Project,
     role::{Implication, Role},
-    token::{
-        keys::{KeyRing, KeysError},
-        revocation::Revocation,
-        upkeep,
-        validate::Validated,
-    },
+    token::{revocation::Revocation, upkeep, validate::Validated},
     trust::Trust,
     user::{User, compliance::Compliance},
 };
@@ -52,7 +48,7 @@ const USED_FOR: Duration = Duration::from_secs(1260);
 /// Where keys are, and how long tokens live.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The directory of the token keys; made when it is not there.
+    /// The directory of the token keys, and in it that of the credentials' (`credentials`); made when they are not there.
     pub keys_dir: PathBuf,
     /// Directories that domains take their users from.
     pub directories: Vec<LdapOptions>,
@@ -90,8 +86,8 @@ impl Options {
 /// Why identity cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The token keys cannot be used.
-    #[error("the token keys cannot be used")]
+    /// The keys cannot be used.
+    #[error("the keys of tokens and credentials cannot be used")]
     Keys(#[from] KeysError),
     /// Something else, in words.
     #[error("identity cannot start: {0}")]
@@ -104,6 +100,8 @@ pub struct Identity {
     pub(crate) policy: Arc<Policy>,
     pub(crate) options: Options,
     pub(crate) keys: KeyRing,
+    /// What credentials are sealed with.
+    pub(crate) vault: KeyRing,
     pub(crate) passwords: Passwords,
     pub(crate) tokens: Cache<String, Arc<Validated>, ahash::RandomState>,
     /// The identity providers that can be asked.
@@ -125,12 +123,14 @@ impl Identity {
         let directories = Directories::new(&options.directories).map_err(IdentityError::Start)?;
         let dir = options.keys_dir.clone();
         let providers = options.federation.providers.clone();
-        let (ring, passwords, oidc) = tokio::task::spawn_blocking(move || {
+        let opened = tokio::task::spawn_blocking(move || {
+            let now = Timestamp::now();
+            let (keys, vault) = (KeyRing::open(&dir, now), KeyRing::open(dir.join("credentials"), now));
             let oidc = federation::oidc::Providers::new(&providers);
-            (KeyRing::open(dir, Timestamp::now()), Passwords::new(), oidc)
-        })
-        .await
-        .map_err(|e| IdentityError::Start(e.to_string()))?;
+            (keys, vault, Passwords::new(), oidc)
+        });
+        let (keys, vault, passwords, oidc) = opened.await.map_err(|e| IdentityError::Start(e.to_string()))?;
+        crate::project::rules::check_depth(&store, options.limit_model).map_err(IdentityError::Start)?;
         let epoch = Arc::new(AtomicU64::new(0));
         count_changes(&store, &epoch);
         let tokens = Cache::builder().max_capacity(TOKENS).time_to_idle(TOKEN_IDLE);
@@ -138,7 +138,8 @@ impl Identity {
             store,
             policy: Arc::new(policy),
             options,
-            keys: ring?,
+            keys: keys?,
+            vault: vault?,
             passwords: passwords.map_err(|failure| IdentityError::Start(failure.message))?,
             tokens: tokens.build_with_hasher(ahash::RandomState::new()),
             oidc: oidc.map_err(IdentityError::Start)?,

@@ -1,10 +1,11 @@
 //! Unified limits: how much of a resource of a service a project may have.
 //!
 //! A registered limit says what holds for everybody; a limit says what holds for one project or domain instead. Services
-//! ask [`of_project`].
+//! ask [`unified`], where operators want that.
 
 pub(crate) mod api;
 pub mod rules;
+pub mod unified;
 
 use madang_store::{Indexes, Key, Kind, Resource, Store};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ pub enum Model {
     /// They do not.
     #[default]
     Flat,
-    /// No project's limit is above its domain's, and projects have no projects below them.
+    /// No project's limit is above its domain's, and no more than two projects stand in a line below a domain.
     StrictTwoLevel,
 }
 
@@ -37,11 +38,13 @@ impl Model {
     fn description(self) -> &'static str {
         match self {
             Self::Flat => "Limit enforcement and validation does not take project hierarchy into consideration.",
-            Self::StrictTwoLevel => {
-                "A project's limit is never above that of the domain it is in. How deep the project hierarchy is is \
-                 not checked."
-            }
+            Self::StrictTwoLevel => "This model requires project hierarchy never exceeds a depth of two",
         }
+    }
+
+    /// How many projects stand in a line below a domain at most, where it matters.
+    pub(crate) fn max_depth(self) -> Option<usize> {
+        (self == Self::StrictTwoLevel).then_some(2)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Tokens: what they say, how they are sealed, and when they end.
 //!
 //! A token is not stored. It is its claims in a compact form, encrypted and authenticated with AES-256-GCM under one of
-//! the rotating keys of [`keys`], and written in URL-safe base64. Nobody can read or make one without a key. What a
+//! the rotating keys of [`crate::keys`], and written in URL-safe base64. Nobody can read or make one without a key. What a
 //! token says is checked against the store each time it is validated (see [`validate`]), so roles, names and the like
 //! are always those of now.
 
-pub mod keys;
+pub(crate) mod events;
 pub mod revocation;
 pub mod upkeep;
 pub mod validate;
@@ -125,7 +125,7 @@ impl Claims {
     }
 
     /// The compact form: version, flags, methods, times, audit ids, ids.
-    fn pack(&self) -> Vec<u8> {
+    pub(crate) fn pack(&self) -> Vec<u8> {
         let (scope, scope_id) = match &self.scope {
             ScopeClaim::Unscoped => (0, None),
             ScopeClaim::Project(id) => (1, Some(id)),
@@ -160,7 +160,7 @@ impl Claims {
         bytes
     }
 
-    fn unpack(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn unpack(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let [version, flags, methods] = take::<3>(&mut rest)?;
         if version != PACKED_VERSION {

@@ -1,7 +1,8 @@
 //! Trusts: one user lets another act in a project with some of its roles, as itself or in its name.
 //!
-//! A trust's token holds what the trust gives and its trustor still has; it ends with the trust. Trusts are not handed
-//! on: a trust's token makes no further ones.
+//! A trust's token holds what the trust gives and its trustor still has; it ends with the trust. Where a trust allows it,
+//! its trustee hands it on: with the trust's token it makes a further trust, of no more than that. A trust that was handed
+//! on holds as long as all those it comes from.
 
 pub mod api;
 pub mod rules;
@@ -33,6 +34,12 @@ pub struct TrustSpec {
     /// How many tokens may still be given for it; any number where there is none.
     #[serde(default)]
     pub remaining_uses: Option<u32>,
+    /// How often it can still be handed on.
+    #[serde(default)]
+    pub redelegation_count: u32,
+    /// The trust it was handed on from.
+    #[serde(default)]
+    pub redelegated_trust_id: Option<String>,
 }
 
 impl Kind for Trust {
@@ -45,6 +52,7 @@ impl Kind for Trust {
             .on("trustor", |r| vec![r.spec.trustor_user_id.clone()])
             .on("trustee", |r| vec![r.spec.trustee_user_id.clone()])
             .on("project", |r| vec![r.spec.project_id.clone()])
+            .on("redelegated", |r| r.spec.redelegated_trust_id.iter().cloned().collect())
     }
 }
 

@@ -9,6 +9,8 @@ mod cloud;
 mod credentials;
 #[path = "it/crud.rs"]
 mod crud;
+#[path = "it/delegation.rs"]
+mod delegation;
 #[path = "it/directory.rs"]
 mod directory;
 #[path = "it/factors.rs"]

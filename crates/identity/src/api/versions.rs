@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use axum::{Router, response::Response, routing::get};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use madang_http::{RequestInfo, VersionDocument, json};
 use serde_json::json as value;
 
+use super::json_home;
 use crate::Identity;
 
 /// The API that this is measured against: Keystone's own `v3.14`.
@@ -22,7 +23,10 @@ fn document(info: &RequestInfo) -> VersionDocument {
     version.media_type("application/vnd.openstack.identity-v3+json")
 }
 
-async fn all(info: RequestInfo) -> Response {
+async fn all(info: RequestInfo, headers: HeaderMap) -> Response {
+    if json_home::is_asked(&headers) {
+        return json_home::answer("/v3");
+    }
     let body = value!({ "versions": { "values": [document(&info)] } });
     let mut response = json(StatusCode::MULTIPLE_CHOICES, &body);
     if let Ok(place) = HeaderValue::try_from(format!("{}/v3/", info.base_url())) {
@@ -31,6 +35,9 @@ async fn all(info: RequestInfo) -> Response {
     response
 }
 
-async fn one(info: RequestInfo) -> Response {
+async fn one(info: RequestInfo, headers: HeaderMap) -> Response {
+    if json_home::is_asked(&headers) {
+        return json_home::answer("");
+    }
     json(StatusCode::OK, &value!({ "version": document(&info) }))
 }

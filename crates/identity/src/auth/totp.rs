@@ -19,7 +19,7 @@ impl Identity {
         let mut secrets = credentials
             .iter()
             .filter(|credential| credential.spec.credential_type == TOTP)
-            .filter_map(|credential| base32(&credential.spec.blob));
+            .filter_map(|credential| base32(&self.open_credential(credential).ok()?));
         let step = now.as_second().div_euclid(STEP);
         let fits = secrets.any(|secret| (0..=BEFORE).any(|back| hmac::same(&code(&secret, step - back), password)));
         fits && self.first_use(format!("totp\n{}\n{password}", user.name()))

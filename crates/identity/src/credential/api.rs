@@ -14,7 +14,7 @@ use madang_store::Resource;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Credential, CredentialSpec, rules};
+use super::{Credential, rules};
 use crate::{
     Caller, Identity,
     api::{
@@ -52,16 +52,16 @@ impl Listed for View {
     }
 }
 
-fn view(info: &RequestInfo, credential: &Resource<Credential>) -> View {
+fn view(identity: &Identity, info: &RequestInfo, credential: &Resource<Credential>) -> Result<View, Failure> {
     let spec = &credential.spec;
-    View {
+    Ok(View {
         id: credential.name().to_owned(),
         user_id: spec.user_id.clone(),
         project_id: spec.project_id.clone(),
         credential_type: spec.credential_type.clone(),
-        blob: spec.blob.clone(),
+        blob: identity.open_credential(credential)?,
         links: links(info, "credentials", credential.name()),
-    }
+    })
 }
 
 pub(crate) fn routes() -> Router<Arc<Identity>> {
@@ -77,14 +77,18 @@ async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     let mut input = Input::read(&CREATE, body, "credential")?;
-    let spec = CredentialSpec {
+    let new = rules::NewCredential {
         user_id: input.text("user_id").unwrap_or_default(),
         project_id: input.text("project_id"),
         credential_type: input.text("type").unwrap_or_default(),
         blob: input.text("blob").unwrap_or_default(),
     };
-    let credential = rules::create(&identity, &caller, "identity:create_credential", spec).await?;
-    Ok(one(StatusCode::CREATED, "credential", &view(&info, &credential)))
+    let credential = rules::create(&identity, &caller, "identity:create_credential", new).await?;
+    Ok(one(
+        StatusCode::CREATED,
+        "credential",
+        &view(&identity, &info, &credential)?,
+    ))
 }
 
 async fn show(
@@ -94,7 +98,7 @@ async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     let credential = rules::find(&identity, &caller, "identity:get_credential", &id)?;
-    Ok(one(StatusCode::OK, "credential", &view(&info, &credential)))
+    Ok(one(StatusCode::OK, "credential", &view(&identity, &info, &credential)?))
 }
 
 /// Everybody lists what it may see: its own, or all.
@@ -117,12 +121,8 @@ async fn list(
             && caller.allows("identity:list_credentials", &target)
     });
     credentials.sort_by(|a, b| a.name().cmp(b.name()));
-    many(
-        &info,
-        &query,
-        "credentials",
-        credentials.iter().map(|credential| view(&info, credential)).collect(),
-    )
+    let views = credentials.iter().map(|credential| view(&identity, &info, credential));
+    many(&info, &query, "credentials", views.collect::<Result<_, _>>()?)
 }
 
 async fn update(
@@ -134,7 +134,7 @@ async fn update(
 ) -> Result<Response, Failure> {
     let changes = Input::read(&UPDATE, body, "credential")?.rest();
     let credential = rules::update(&identity, &caller, &id, &changes).await?;
-    Ok(one(StatusCode::OK, "credential", &view(&info, &credential)))
+    Ok(one(StatusCode::OK, "credential", &view(&identity, &info, &credential)?))
 }
 
 async fn delete(

@@ -14,7 +14,7 @@ use madang_store::Resource;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Credential, EC2, rules};
+use super::{Credential, EC2, access_key, rules};
 use crate::{
     Caller, Identity,
     api::{Links, Listed, links, many, no_content, one},
@@ -46,19 +46,19 @@ impl Listed for View {
     }
 }
 
-fn view(info: &RequestInfo, credential: &Resource<Credential>) -> View {
+fn view(identity: &Identity, info: &RequestInfo, credential: &Resource<Credential>) -> Result<View, Failure> {
     let spec = &credential.spec;
-    let (access, secret) = spec.access_key().unwrap_or_default();
+    let (access, secret) = access_key(&identity.open_credential(credential)?).unwrap_or_default();
     let links = links(info, &format!("users/{}/credentials/OS-EC2", spec.user_id), &access);
     let tenant_id = spec.project_id.clone().unwrap_or_default();
-    View {
+    Ok(View {
         user_id: spec.user_id.clone(),
         tenant_id,
         access,
         secret,
         trust_id: None,
         links,
-    }
+    })
 }
 
 pub(crate) fn routes() -> Router<Arc<Identity>> {
@@ -77,7 +77,11 @@ async fn create(
     CREATE.check(&body)?;
     let project_id = body["tenant_id"].as_str().unwrap_or_default();
     let credential = rules::create_ec2(&identity, &caller, &user_id, project_id).await?;
-    Ok(one(StatusCode::CREATED, "credential", &view(&info, &credential)))
+    Ok(one(
+        StatusCode::CREATED,
+        "credential",
+        &view(&identity, &info, &credential)?,
+    ))
 }
 
 async fn show(
@@ -87,7 +91,7 @@ async fn show(
     Path((user_id, access)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
     let credential = rules::find_ec2(&identity, &caller, "identity:ec2_get_credential", &user_id, &access)?;
-    Ok(one(StatusCode::OK, "credential", &view(&info, &credential)))
+    Ok(one(StatusCode::OK, "credential", &view(&identity, &info, &credential)?))
 }
 
 async fn list(
@@ -101,12 +105,8 @@ async fn list(
     let mut credentials = identity.store.cache::<Credential>().by("user", &user_id);
     credentials.retain(|credential| credential.spec.credential_type == EC2);
     credentials.sort_by(|a, b| a.name().cmp(b.name()));
-    many(
-        &info,
-        &query,
-        "credentials",
-        credentials.iter().map(|credential| view(&info, credential)).collect(),
-    )
+    let views = credentials.iter().map(|credential| view(&identity, &info, credential));
+    many(&info, &query, "credentials", views.collect::<Result<_, _>>()?)
 }
 
 async fn delete(

@@ -6,11 +6,23 @@ use madang_http::Failure;
 use madang_store::{Metadata, Resource, StoreBuilder};
 use serde_json::{Value, json};
 
-use super::{Credential, CredentialSpec, EC2};
+use super::{Credential, CredentialSpec, EC2, access_key};
 use crate::{Caller, Identity, api::not_found, project::Project, user::User};
 
 pub(crate) fn register(builder: &mut StoreBuilder) {
     builder.kind::<Credential>();
+}
+
+/// A credential as a client gives it. Not to be logged.
+pub struct NewCredential {
+    /// Whose it is.
+    pub user_id: String,
+    /// The project it is for.
+    pub project_id: Option<String>,
+    /// What it is.
+    pub credential_type: String,
+    /// The secret; for `ec2` an object with `access` and `secret`, as text.
+    pub blob: String,
 }
 
 /// Keeps a credential. One of type `ec2` must be for a project, and hold an access key that is not taken.
@@ -21,15 +33,23 @@ pub async fn create(
     identity: &Identity,
     caller: &Caller,
     rule: &str,
-    spec: CredentialSpec,
+    new: NewCredential,
 ) -> Result<Arc<Resource<Credential>>, Failure> {
-    caller.enforce(rule, &[("target.credential.user_id", &spec.user_id)])?;
+    caller.enforce(rule, &[("target.credential.user_id", &new.user_id)])?;
     caller.check_not_delegated()?;
-    let id = if spec.credential_type == EC2 {
-        Some(ec2_id(&spec)?)
+    let id = if new.credential_type == EC2 {
+        Some(ec2_id(&new)?)
     } else {
         None
     };
+    let mut spec = CredentialSpec {
+        user_id: new.user_id,
+        project_id: new.project_id,
+        credential_type: new.credential_type,
+        sealed: String::new(),
+        plain: None,
+    };
+    identity.seal_credential(&mut spec, &new.blob);
     let created = identity.store.transact(caller.cause(), |tx| {
         let user = tx
             .get::<User>(&User::key(&spec.user_id))
@@ -52,11 +72,9 @@ pub async fn create(
     created.await
 }
 
-fn ec2_id(spec: &CredentialSpec) -> Result<String, Failure> {
-    let (access, _) = spec
-        .access_key()
-        .ok_or_else(|| Failure::invalid("Invalid blob in credential").at("blob"))?;
-    if spec.project_id.is_none() {
+fn ec2_id(new: &NewCredential) -> Result<String, Failure> {
+    let (access, _) = access_key(&new.blob).ok_or_else(|| Failure::invalid("Invalid blob in credential").at("blob"))?;
+    if new.project_id.is_none() {
         return Err(Failure::invalid("a credential of type ec2 is for a project").at("project_id"));
     }
     Ok(Credential::ec2_id(&access))
@@ -76,13 +94,13 @@ pub async fn create_ec2(
         crate::password::generate(),
         crate::password::generate() + &crate::password::generate()[..16],
     );
-    let spec = CredentialSpec {
+    let new = NewCredential {
         user_id: user_id.to_owned(),
         project_id: Some(project_id.to_owned()),
         credential_type: EC2.to_owned(),
         blob: json!({ "access": access, "secret": secret }).to_string(),
     };
-    create(identity, caller, "identity:ec2_create_credential", spec).await
+    create(identity, caller, "identity:ec2_create_credential", new).await
 }
 
 /// A credential, once policy allows `rule` on it.
@@ -143,12 +161,13 @@ pub async fn update(
     let changed = identity
         .store
         .modify::<Credential, Failure>(&key, caller.cause(), |credential| {
-            if let Some(blob) = changes.get("blob").and_then(Value::as_str) {
-                blob.clone_into(&mut credential.spec.blob);
-            }
-            if credential.spec.credential_type == EC2 && credential.spec.access_key().is_none() {
+            let Some(blob) = changes.get("blob").and_then(Value::as_str) else {
+                return Ok(());
+            };
+            if credential.spec.credential_type == EC2 && access_key(blob).is_none() {
                 return Err(Failure::invalid("Invalid blob in credential").at("blob"));
             }
+            identity.seal_credential(&mut credential.spec, blob);
             Ok(())
         });
     changed.await

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Credential, EC2};
+use super::{Credential, EC2, access_key};
 use crate::{Caller, Identity, hmac};
 
 /// What both versions leave as it is.
@@ -44,10 +44,7 @@ fn text<'v>(request: &'v Map<String, Value>, name: &str) -> &'v str {
 }
 
 /// The secret of the access key that a request names.
-fn find(
-    identity: &Identity,
-    request: &Map<String, Value>,
-) -> Result<(Arc<Resource<Credential>>, String), Failure> {
+fn find(identity: &Identity, request: &Map<String, Value>) -> Result<(Arc<Resource<Credential>>, String), Failure> {
     let access = text(request, "access");
     if access.is_empty() {
         return Err(Failure::unauthenticated("EC2 Signature not supplied"));
@@ -59,7 +56,7 @@ fn find(
     let found = found
         .filter(|found| found.spec.credential_type == EC2)
         .ok_or_else(missing)?;
-    let (_, secret) = found.spec.access_key().ok_or_else(missing)?;
+    let (_, secret) = access_key(&identity.open_credential(&found)?).ok_or_else(missing)?;
     Ok((found, secret))
 }
 

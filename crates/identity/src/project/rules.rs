@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use madang_http::Failure;
-use madang_store::{ErrorKind, Metadata, Op, Rejection, Resource, StoreBuilder, StoreError, Tx};
+use madang_store::{ErrorKind, Metadata, Op, Rejection, Resource, Store, StoreBuilder, StoreError, Tx};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -16,6 +16,7 @@ use crate::{
     cascade::remove_all,
     credential::Credential,
     group::Group,
+    limit::Model,
     names,
     role::Role,
     trust::Trust,
@@ -24,6 +25,24 @@ use crate::{
 
 /// Keystone's `max_project_tree_depth`: how many projects stand in a line below a domain.
 const MAX_DEPTH: usize = 5;
+
+/// Whether a limit model can be used: a project that is deeper than it allows says that it cannot.
+pub(crate) fn check_depth(store: &Store, model: Model) -> Result<(), String> {
+    let Some(max) = model.max_depth() else {
+        return Ok(());
+    };
+    let all = store.cache::<Project>().all();
+    let deep = all
+        .iter()
+        .find(|project| effective::ancestors(store, project).len() >= max);
+    deep.map_or(Ok(()), |project| {
+        Err(format!(
+            "project {} is deeper than limit_model = \"{}\" allows, {max} below a domain: use another model",
+            project.name(),
+            model.name()
+        ))
+    })
+}
 
 pub(crate) fn register(builder: &mut StoreBuilder) {
     builder.rule::<Project>(|tx, op| {
@@ -98,9 +117,11 @@ pub async fn create(
         )?;
     }
     let uid = id.unwrap_or_else(Uuid::new_v4);
+    let max_depth = identity.options.limit_model.max_depth();
+    let max_depth = max_depth.unwrap_or(MAX_DEPTH).min(MAX_DEPTH);
     let created = identity.store.transact(caller.cause(), |tx| {
         if !spec.is_domain {
-            check_parent(tx, &spec)?;
+            check_parent(tx, &spec, max_depth)?;
         }
         let metadata = Metadata::with_uid(uid, "", uid.simple().to_string());
         Ok::<_, Failure>(tx.create(Resource::new(metadata, spec.clone()))?)
@@ -132,7 +153,7 @@ fn place(identity: &Identity, caller: &Caller, spec: &mut ProjectSpec) -> Result
     Ok(())
 }
 
-fn check_parent(tx: &Tx<'_>, spec: &ProjectSpec) -> Result<(), Failure> {
+fn check_parent(tx: &Tx<'_>, spec: &ProjectSpec, max_depth: usize) -> Result<(), Failure> {
     let get = |id: &str| tx.get::<Project>(&Project::key(id));
     let domain = get(&spec.domain_id).filter(|domain| domain.spec.is_domain);
     domain.ok_or_else(|| not_found("domain", &spec.domain_id))?;
@@ -141,7 +162,7 @@ fn check_parent(tx: &Tx<'_>, spec: &ProjectSpec) -> Result<(), Failure> {
         return Ok(());
     }
     let above = effective::ancestors(tx.store(), &parent);
-    if above.len() + 1 >= MAX_DEPTH {
+    if above.len() + 1 >= max_depth {
         return Err(Failure::forbidden(format!(
             "Max hierarchy depth reached for {} branch.",
             spec.parent_id

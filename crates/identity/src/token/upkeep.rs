@@ -1,4 +1,4 @@
-//! What tokens need now and then: new keys, and revocations forgotten once they no longer matter.
+//! What tokens and credentials need now and then: new keys, and revocations forgotten once they no longer matter.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +29,9 @@ async fn once(identity: &Arc<Identity>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "could not rotate token keys"),
         Err(error) => warn!(%error, "could not rotate token keys"),
+    }
+    if let Err(error) = identity.keep_vault(now).await {
+        warn!(error, "could not seal credentials with new keys");
     }
     if let Err(error) = oauth1::rules::prune(&identity.store, now).await {
         warn!(%error, "could not forget old OAuth tokens");

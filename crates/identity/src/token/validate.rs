@@ -270,6 +270,9 @@ impl Identity {
                 .get::<User>(&User::key(id))
                 .is_some_and(|user| user.spec.enabled)
         };
+        if !trust::rules::holds(&self.store, &trust.spec) {
+            return Err(Void::Trust);
+        }
         if !enabled(&trust.spec.trustor_user_id) || !enabled(&trust.spec.trustee_user_id) {
             return Err(Void::User);
         }

@@ -60,6 +60,7 @@ struct View {
     expires_at: Option<String>,
     remaining_uses: Option<u32>,
     redelegation_count: u32,
+    redelegated_trust_id: Option<String>,
     deleted_at: Option<()>,
     #[serde(skip_serializing_if = "Option::is_none")]
     roles: Option<Vec<role::api::View>>,
@@ -86,7 +87,8 @@ fn brief(info: &RequestInfo, trust: &Resource<Trust>) -> View {
         impersonation: spec.impersonation,
         expires_at: spec.expires.map(time),
         remaining_uses: spec.remaining_uses,
-        redelegation_count: 0,
+        redelegation_count: spec.redelegation_count,
+        redelegated_trust_id: spec.redelegated_trust_id.clone(),
         deleted_at: None,
         roles: None,
         roles_links: None,
@@ -123,9 +125,11 @@ async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     let mut input = Input::read(&CREATE, body, "trust")?;
-    if input.flag("allow_redelegation") == Some(true) {
-        return Err(Failure::forbidden("trusts cannot be handed on in this cloud").at("allow_redelegation"));
-    }
+    let count = input.take("redelegation_count").and_then(|count| count.as_u64());
+    let handing_on = rules::HandingOn {
+        is_allowed: input.flag("allow_redelegation") == Some(true),
+        count: count.map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
+    };
     let uses = input.take("remaining_uses").and_then(|uses| uses.as_u64());
     let spec = TrustSpec {
         trustor_user_id: input.text("trustor_user_id").unwrap_or_default(),
@@ -135,8 +139,11 @@ async fn create(
         impersonation: input.flag("impersonation").unwrap_or(false),
         expires: input.text("expires_at").map(|text| expiry(&text)).transpose()?,
         remaining_uses: uses.map(|uses| u32::try_from(uses).unwrap_or(u32::MAX)),
+        redelegation_count: 0,
+        redelegated_trust_id: None,
     };
-    let trust = rules::create(&identity, &caller, spec, &names(input.take("roles"), role_name)).await?;
+    let roles = names(input.take("roles"), role_name);
+    let trust = rules::create(&identity, &caller, spec, &roles, handing_on).await?;
     Ok(one(StatusCode::CREATED, "trust", &full(&identity.store, &info, &trust)))
 }
 
@@ -173,7 +180,7 @@ async fn list(
         caller.enforce("identity:list_trusts", &[])?;
         cache.all()
     };
-    caller.check_not_delegated()?;
+    caller.check_primary()?;
     trusts.retain(|trust| !rules::is_over(&trust.spec));
     trusts.sort_by(|a, b| a.name().cmp(b.name()));
     many(

@@ -103,6 +103,33 @@ impl Cloud {
         }
     }
 
+    /// Where its state is.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// A request with a body that is not JSON.
+    pub async fn send_text(&self, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Answer {
+        let uri = format!("/identity{path}");
+        let mut request = Request::builder().method(method).uri(uri).header("host", "cloud");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self
+            .app
+            .clone()
+            .oneshot(request.body(Body::from(body)).unwrap())
+            .await
+            .unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
+    }
+
     /// A request without a body; the answer's status and text.
     pub async fn send_raw(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
         let uri = format!("/identity{path}");

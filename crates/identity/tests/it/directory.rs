@@ -97,11 +97,7 @@ impl Slapd {
             .args(["-d", "0", "-h", &format!("ldap://127.0.0.1:{port}")])
             .spawn()
             .unwrap();
-        let slapd = Self {
-            process,
-            port,
-            scratch,
-        };
+        let slapd = Self { process, port, scratch };
         until("slapd answers", async || {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         })

@@ -117,6 +117,32 @@ async fn two_factors_are_proved_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn who_has_one_factor_cannot_guess_the_other_for_ever() {
+    let cloud = Cloud::with(|options| {
+        options.compliance.lockout_failure_attempts = Some(3);
+        options.compliance.lockout_duration = SignedDuration::ZERO;
+    })
+    .await;
+    let rules = json!({ "multi_factor_auth_rules": [["password", "totp"]] });
+    let of = json!({ "name": "a", "password": "right", "options": rules });
+    let id = text(&cloud.create("users", "user", of).await["id"]);
+    let secret = json!({ "user_id": id, "type": "totp", "blob": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ" });
+    cloud.create("credentials", "credential", secret).await;
+    let login = async |passcode: String| {
+        let identity = json!({
+            "methods": ["password", "totp"],
+            "password": { "user": { "id": id, "password": "right" } },
+            "totp": { "user": { "id": id, "passcode": passcode } },
+        });
+        cloud.authenticate(identity, Value::Null).await.status
+    };
+    for _ in 0..3 {
+        assert_eq!(login("none".to_owned()).await, 401);
+    }
+    assert_eq!(login(code()).await, 401, "locked");
+}
+
+#[tokio::test]
 async fn requests_signed_with_an_access_key_are_its_users() {
     let cloud = Cloud::new().await;
     let (user, project) = cloud.member("a", "member").await;

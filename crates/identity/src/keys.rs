@@ -1,7 +1,8 @@
-//! The keys that tokens are sealed with: a directory of numbered files, the newest of which seals.
+//! Keys that tokens and credentials are sealed with: a directory of numbered files, the newest of which seals.
 //!
-//! A new key is made each day. An old one goes once no token that it sealed can still be asked about. Several processes
-//! may share the directory: a new key seals only after all of them have had time to read it.
+//! Those of tokens are made anew each day, and go once no token that they sealed can still be asked about; those of
+//! credentials stay until nothing is sealed with them. Several processes may share a directory: a new key seals only after
+//! all of them have had time to read it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -18,14 +19,14 @@ use jiff::{SignedDuration, Timestamp};
 use rand::{RngExt, TryRng, rngs::SysRng};
 use serde::{Deserialize, Serialize};
 
-use super::Claims;
+use crate::token::Claims;
 
 /// How long a key seals new tokens.
 const SEALS_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// How old a key must be to seal, where there is an older one: longer than it takes until every process that shares the
-/// directory has looked again (see [`super::upkeep`]).
+/// directory has looked again (see [`crate::token::upkeep`]).
 const STAGED_FOR: SignedDuration = SignedDuration::from_mins(30);
-/// Tokens begin with it: the form of what follows.
+/// What is sealed begins with it: the form of what follows.
 const FORMAT: u8 = 1;
 const NONCE_BYTES: usize = 12;
 const HEADER_BYTES: usize = 1 + 4 + NONCE_BYTES;
@@ -101,23 +102,41 @@ impl KeyRing {
         })
     }
 
-    /// Makes a new key when the newest is old, and removes those that no token younger than `keep` can be sealed with.
+    /// Makes a new key when the newest is a day old, and removes those that no token younger than `keep` can be sealed with.
     /// Also takes over what other processes made. Reads files: not for an async worker's thread.
     ///
     /// # Errors
     /// When the directory cannot be used; the keys in use stay.
     pub fn rotate(&self, now: Timestamp, keep: SignedDuration) -> Result<(), KeysError> {
+        self.renew(now, SEALS_FOR)?;
+        self.retire(now, keep, |_| false)
+    }
+
+    /// Makes a new key when the newest is `age` old. As [`KeyRing::rotate`] in all else.
+    pub(crate) fn renew(&self, now: Timestamp, age: SignedDuration) -> Result<(), KeysError> {
         let mut keys = read_all(&self.dir)?;
         if keys
             .last()
-            .is_none_or(|newest| now.duration_since(newest.created) >= SEALS_FOR)
+            .is_none_or(|newest| now.duration_since(newest.created) >= age)
         {
             let number = keys.last().map_or(1, |newest| newest.number + 1);
             make(&self.dir, number, now)?;
             keys = read_all(&self.dir)?;
         }
+        self.keys.store(Arc::new(keys));
+        Ok(())
+    }
+
+    /// Removes the oldest keys, once they have not sealed for `keep` and as long as they are not in use.
+    pub(crate) fn retire(
+        &self,
+        now: Timestamp,
+        keep: SignedDuration,
+        is_used: impl Fn(u32) -> bool,
+    ) -> Result<(), KeysError> {
+        let mut keys = read_all(&self.dir)?;
         // A key stopped sealing when its successor began.
-        while keys.len() > 1 && now.duration_since(keys[1].created) > keep + STAGED_FOR {
+        while keys.len() > 1 && now.duration_since(keys[1].created) > keep + STAGED_FOR && !is_used(keys[0].number) {
             let path = path(&self.dir, keys[0].number);
             fs::remove_file(&path).map_err(|source| KeysError::File {
                 action: "remove",
@@ -132,27 +151,7 @@ impl KeyRing {
 
     /// The token that says `claims`.
     pub fn seal(&self, claims: &Claims) -> String {
-        let keys = self.keys.load();
-        let ready = keys
-            .iter()
-            .rev()
-            .find(|key| claims.issued.duration_since(key.created) >= STAGED_FOR);
-        let key = ready.or(keys.first()).expect("a ring is never without a key");
-        let mut token = vec![FORMAT];
-        token.extend(key.number.to_be_bytes());
-        // The generator of this thread is a cryptographic one, seeded by the system.
-        let nonce: [u8; NONCE_BYTES] = rand::rng().random();
-        token.extend(nonce);
-        let payload = Payload {
-            msg: &claims.pack(),
-            aad: &token[..HEADER_BYTES],
-        };
-        let sealed = key
-            .cipher
-            .encrypt(&Nonce::from(nonce), payload)
-            .expect("claims are far shorter than a cipher's limit");
-        token.extend(sealed);
-        URL_SAFE_NO_PAD.encode(token)
+        self.seal_text(claims.issued, &claims.pack(), &[])
     }
 
     /// What a token says; none for one that we did not seal, or with a key that is gone.
@@ -160,27 +159,50 @@ impl KeyRing {
         if token.len() > MAX_TOKEN_CHARS {
             return None;
         }
-        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
-        let (header, sealed) = bytes.split_at_checked(HEADER_BYTES)?;
-        let (front, nonce) = header.split_at(5);
-        if front[0] != FORMAT {
-            return None;
-        }
-        let number = u32::from_be_bytes(front[1..].try_into().ok()?);
-        let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
+        Claims::unpack(&self.open_text(token, &[])?)
+    }
+
+    /// `content`, sealed with the key of the moment. Opens only where `belongs_to` is given again.
+    pub(crate) fn seal_text(&self, now: Timestamp, content: &[u8], belongs_to: &[u8]) -> String {
+        let keys = self.keys.load();
+        let key = sealing(&keys, now);
+        let mut sealed = vec![FORMAT];
+        sealed.extend(key.number.to_be_bytes());
+        // The generator of this thread is a cryptographic one, seeded by the system.
+        let nonce: [u8; NONCE_BYTES] = rand::rng().random();
+        sealed.extend(nonce);
+        let aad = [&sealed[..HEADER_BYTES], belongs_to].concat();
+        let payload = Payload {
+            msg: content,
+            aad: &aad,
+        };
+        let encrypted = key
+            .cipher
+            .encrypt(&Nonce::from(nonce), payload)
+            .expect("what is sealed is far shorter than a cipher's limit");
+        sealed.extend(encrypted);
+        URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    /// What [`KeyRing::seal_text`] sealed; none where it is not ours, or its key is gone.
+    pub(crate) fn open_text(&self, sealed: &str, belongs_to: &[u8]) -> Option<Vec<u8>> {
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        let (header, encrypted) = bytes.split_at_checked(HEADER_BYTES)?;
+        let number = number_of(header)?;
+        let nonce: [u8; NONCE_BYTES] = header[5..].try_into().ok()?;
         let keys = self.keys.load();
         let key = keys.iter().rev().find(|key| key.number == number)?;
-        let packed = key
-            .cipher
-            .decrypt(
-                &Nonce::from(nonce),
-                Payload {
-                    msg: sealed,
-                    aad: header,
-                },
-            )
-            .ok()?;
-        Claims::unpack(&packed)
+        let aad = [header, belongs_to].concat();
+        let payload = Payload {
+            msg: encrypted,
+            aad: &aad,
+        };
+        key.cipher.decrypt(&Nonce::from(nonce), payload).ok()
+    }
+
+    /// The number of the key that seals now.
+    pub(crate) fn seals_with(&self, now: Timestamp) -> u32 {
+        sealing(&self.keys.load(), now).number
     }
 
     /// How many keys there are.
@@ -192,6 +214,27 @@ impl KeyRing {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The newest key that everybody has had time to read.
+fn sealing(keys: &[Key], now: Timestamp) -> &Key {
+    let ready = keys
+        .iter()
+        .rev()
+        .find(|key| now.duration_since(key.created) >= STAGED_FOR);
+    ready.or(keys.first()).expect("a ring is never without a key")
+}
+
+/// The number of the key that something was sealed with, by its first bytes.
+fn number_of(header: &[u8]) -> Option<u32> {
+    let (format, rest) = header.split_first()?;
+    let number = rest.get(..4)?.try_into().ok()?;
+    (*format == FORMAT).then(|| u32::from_be_bytes(number))
+}
+
+/// The number of the key that a text was sealed with.
+pub(crate) fn key_of(sealed: &str) -> Option<u32> {
+    number_of(&URL_SAFE_NO_PAD.decode(sealed).ok()?)
 }
 
 fn path(dir: &Path, number: u32) -> PathBuf {
