@@ -29,6 +29,7 @@ pub use volume_type::{DefaultType, Encryption, VolumeType, VolumeTypeSpec};
 
 /// Makes the kinds of this crate and their rules known.
 pub fn register(store: &mut StoreBuilder) {
+    madang_identity::limit::unified::know(store);
     store
         .kind::<Quota>()
         .kind::<DefaultType>()

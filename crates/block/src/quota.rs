@@ -7,6 +7,7 @@ pub mod api;
 
 use std::collections::BTreeMap;
 
+use madang_identity::limit::unified::{self, Asked};
 use madang_store::{Delta, ErrorKind, Key, Kind, Rejection, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +66,12 @@ pub fn of_type(resource: &str, volume_type: &str) -> String {
     format!("{resource}/{volume_type}")
 }
 
-/// The limit of a project for one resource; none for no limit.
+/// The limit of a project for one resource; none for no limit. Where unified limits count, what is registered under
+/// Cinder's name.
 pub fn limit(store: &Store, project: &str, resource: &str) -> Option<i64> {
+    if let Asked::AtMost(limit) = unified::asked(store, "block-storage", resource, project) {
+        return limit;
+    }
     let own = |project: &str| {
         let quota = store.get::<Quota>(&key(project));
         quota.and_then(|quota| quota.spec.limits.get(resource).copied())

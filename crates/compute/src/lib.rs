@@ -26,6 +26,7 @@ pub use server::{Action, Departed, Fault, Migration, Phase, Power, Server, Serve
 
 /// Makes the kinds of this crate and their rules known.
 pub fn register(store: &mut StoreBuilder) {
+    madang_identity::limit::unified::know(store);
     store.kind::<Flavor>().kind::<Keypair>().kind::<Quota>();
     store.rule::<Aggregate>(aggregate::rules::admit);
     store.kind::<Action>().kind::<Departed>().kind::<Migration>();

@@ -7,6 +7,7 @@ pub mod api;
 
 use std::collections::BTreeMap;
 
+use madang_identity::limit::unified::{self, Asked};
 use madang_store::{Delta, Key, Kind, Op, Resource, Store, StoreError, Tx};
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +66,46 @@ pub struct QuotaSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QuotaStatus {}
 
+/// Nova's names of unified limits, and whether a project can have its own.
+const UNIFIED: &[(&str, &str, bool)] = &[
+    (INSTANCES, "servers", true),
+    (CORES, "class:VCPU", true),
+    (RAM, "class:MEMORY_MB", true),
+    ("metadata_items", "server_metadata_items", false),
+    ("key_pairs", "server_key_pairs", false),
+    ("server_groups", "server_groups", false),
+    ("server_group_members", "server_group_members", false),
+    ("injected_files", "server_injected_files", false),
+    (
+        "injected_file_content_bytes",
+        "server_injected_file_content_bytes",
+        false,
+    ),
+    ("injected_file_path_bytes", "server_injected_file_path_bytes", false),
+];
+
+/// What unified limits say of a resource. Where nothing is registered there is no limit, but for servers, of which nobody
+/// may then have any: Nova's `unified_limits_resource_list` as it comes.
+fn unified_limit(store: &Store, project: &str, resource: &str) -> Option<Option<i64>> {
+    let (_, name, by_project) = UNIFIED.iter().find(|(known, ..)| *known == resource)?;
+    let project = if *by_project { project } else { "" };
+    match unified::asked(store, "compute", name, project) {
+        Asked::Own => None,
+        Asked::Unregistered => Some((resource == INSTANCES).then_some(0)),
+        Asked::AtMost(limit) => Some(limit),
+    }
+}
+
+/// Whether unified limits count, and what is set here does not.
+pub fn is_unified(store: &Store) -> bool {
+    unified::decides(store, "compute")
+}
+
 /// The limit of a project for one resource; none for no limit.
 pub fn limit(store: &Store, project: &str, resource: &str) -> Option<i64> {
+    if let Some(limit) = unified_limit(store, project, resource) {
+        return limit;
+    }
     let default = || {
         DEFAULTS
             .iter()
@@ -80,9 +119,10 @@ pub fn limit(store: &Store, project: &str, resource: &str) -> Option<i64> {
         .filter(|limit| *limit >= 0)
 }
 
-/// The limit of a user in a project: their own, or the project's.
+/// The limit of a user in a project: their own, or the project's. There are none for users among unified limits.
 pub fn user_limit(store: &Store, project: &str, user: &str, resource: &str) -> Option<i64> {
-    match set_limit(store, project, user, resource) {
+    let own = set_limit(store, project, user, resource).filter(|_| !is_unified(store));
+    match own {
         Some(own) => Some(own).filter(|limit| *limit >= 0),
         None => limit(store, project, resource),
     }

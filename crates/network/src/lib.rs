@@ -46,6 +46,7 @@ pub fn register(builder: &mut StoreBuilder) {
     router::rules::register(builder);
     floating_ip::rules::register(builder);
     auto_topology::register(builder);
+    madang_identity::limit::unified::know(builder);
     builder.kind::<quota::Quota>();
     builder.kind::<seed::Seed>();
 }

@@ -7,7 +7,8 @@ pub mod api;
 
 use std::collections::BTreeMap;
 
-use madang_store::{Delta, Indexes, Key, Kind, StoreError, Tx};
+use madang_identity::limit::unified::{self, Asked};
+use madang_store::{Delta, Indexes, Key, Kind, Store, StoreError, Tx};
 use serde::{Deserialize, Serialize};
 
 use crate::refusal;
@@ -124,13 +125,22 @@ pub fn key(project: &str) -> Key {
     Key::new(Quota::NAME, project, "", COUNTERS)
 }
 
-/// Counts one more of something for a project, within its limit.
-pub(crate) fn take(tx: &mut Tx<'_>, project: &str, limited: Limited) {
-    let own = tx
+/// How many of something a project may have; any number where there is none. Where unified limits count, what is
+/// registered under Neutron's name.
+pub fn limit(store: &Store, project: &str, limited: Limited) -> Option<i64> {
+    if let Asked::AtMost(limit) = unified::asked(store, "network", limited.name(), project) {
+        return limit;
+    }
+    let own = store
         .get::<Quota>(&key(project))
         .and_then(|quota| quota.spec.limits.get(limited.name()).copied());
-    let limit = own.unwrap_or_else(|| limited.default_limit());
-    count(tx, project, limited, 1, (limit >= 0).then_some(limit));
+    Some(own.unwrap_or_else(|| limited.default_limit())).filter(|limit| *limit >= 0)
+}
+
+/// Counts one more of something for a project, within its limit.
+pub(crate) fn take(tx: &mut Tx<'_>, project: &str, limited: Limited) {
+    let limit = limit(tx.store(), project, limited);
+    count(tx, project, limited, 1, limit);
 }
 
 /// Counts one more whatever the limit: for what madang makes by itself.

@@ -14,7 +14,7 @@ use madang_identity::Caller;
 use madang_store::{Counters, Key, Kind as _, Metadata, Resource, Store};
 use serde_json::{Map, Value, json};
 
-use super::{COUNTERS, DEFAULTS, NETWORK_DEFAULTS, Quota, QuotaSpec, limit, user_counters, user_limit};
+use super::{COUNTERS, DEFAULTS, NETWORK_DEFAULTS, Quota, QuotaSpec, is_unified, limit, user_counters, user_limit};
 use crate::api::{ComputeApi, enforce, failure, input};
 
 /// The routes.
@@ -206,11 +206,14 @@ async fn update(
     };
     schema.check(&body)?;
     let of = Of::read(version, &project, &query)?;
-    let wanted = wanted(&body["quota_set"]);
-    if !input::truth(&body["quota_set"]["force"]) {
-        check_room(&api.store, &of, &wanted)?;
+    // Where unified limits count, they are set there; what is sent here is taken and left alone, as Nova does.
+    if !is_unified(&api.store) {
+        let wanted = wanted(&body["quota_set"]);
+        if !input::truth(&body["quota_set"]["force"]) {
+            check_room(&api.store, &of, &wanted)?;
+        }
+        put(&api.store, &caller, &project, of.user, wanted).await?;
     }
-    put(&api.store, &caller, &project, of.user, wanted).await?;
     Ok(quota_set(of.limits(&api.store, version), None))
 }
 
@@ -245,6 +248,9 @@ async fn delete(
 ) -> Result<Response, Failure> {
     caller.enforce("os_compute_api:os-quota-sets:delete", &[])?;
     let of = Of::read(version, &project, &query)?;
+    if is_unified(&api.store) {
+        return Ok(StatusCode::ACCEPTED.into_response());
+    }
     let gone = api
         .store
         .transact::<(), madang_store::StoreError>(caller.cause(), |tx| {
@@ -315,8 +321,10 @@ async fn update_class(
             "Invalid input received: quota_class_name has more than 255 characters.",
         ));
     }
-    let wanted = wanted(&body["quota_class_set"]);
-    put(&api.store, &caller, "", class_namespace(&class), wanted).await?;
+    if !is_unified(&api.store) {
+        let wanted = wanted(&body["quota_class_set"]);
+        put(&api.store, &caller, "", class_namespace(&class), wanted).await?;
+    }
     Ok(class_set(&api.store, version, &class, false))
 }
 

@@ -1,5 +1,10 @@
 //! What is around servers: aggregates and zones, services, quotas for users, proxies, usage, lists and their filters.
 
+use madang_identity::{
+    catalog::Service,
+    limit::{RegisteredLimit, unified},
+};
+use madang_store::{Cause, Metadata, Resource, StoreError};
 use serde_json::{Value, json};
 
 use crate::cloud::{Cloud, OTHER, Options, PROJECT};
@@ -146,6 +151,48 @@ async fn a_user_has_limits_of_its_own_within_the_project() {
     assert!(body["quota_set"].get("floating_ips").is_none());
     assert_eq!(admin(&cloud, "2.1", "DELETE", &path, Value::Null).await.0, 202);
     cloud.create("two").await;
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn unified_limits_hold_where_operators_want_them() {
+    let cloud = Cloud::new(Options::default()).await;
+    let limits = |body: &Value| {
+        (
+            body["quota_set"]["instances"].clone(),
+            body["quota_set"]["cores"].clone(),
+        )
+    };
+    let path = format!("/os-quota-sets/{PROJECT}");
+    unified::decide(&cloud.store, ["compute".to_owned()].into(), "RegionOne")
+        .await
+        .unwrap();
+    let (_, body) = admin(&cloud, "2.1", "GET", &path, Value::Null).await;
+    assert_eq!(limits(&body), (json!(0), json!(-1)), "nothing is registered");
+    let (status, body) = cloud.call("POST", "/servers", cloud.wanted("none")).await;
+    assert_eq!(status, 403, "{body}");
+
+    let service = json!({ "type": "compute", "enabled": true });
+    let service = Resource::<Service>::new(Metadata::new("", "nova"), serde_json::from_value(service).unwrap());
+    let registered = json!({ "service_id": "nova", "resource_name": "servers", "default_limit": 1 });
+    let registered = Resource::<RegisteredLimit>::new(
+        Metadata::new("", "servers"),
+        serde_json::from_value(registered).unwrap(),
+    );
+    let written = cloud.store.transact(Cause::system("test"), |tx| {
+        tx.create(service.clone())?;
+        tx.create(registered.clone())?;
+        Ok::<_, StoreError>(())
+    });
+    written.await.unwrap();
+    let (_, body) = admin(&cloud, "2.1", "GET", &path, Value::Null).await;
+    assert_eq!(limits(&body), (json!(1), json!(-1)));
+    let wanted = json!({ "quota_set": { "instances": 7 } });
+    let (status, body) = admin(&cloud, "2.1", "PUT", &path, wanted).await;
+    assert_eq!((status, limits(&body).0), (200, json!(1)), "it is set elsewhere");
+    cloud.create("one").await;
+    let (status, body) = cloud.call("POST", "/servers", cloud.wanted("two")).await;
+    assert_eq!(status, 403, "{body}");
     cloud.stop().await;
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use madang_http::Failure;
 use madang_store::{ErrorKind, Metadata, Op, Rejection, Resource, StoreBuilder, StoreError, Tx};
 
-use super::{Limit, LimitSpec, Model, RegisteredLimit, RegisteredLimitSpec, UNLIMITED, What, key_of, unified::Unified};
+use super::{Limit, LimitSpec, Model, RegisteredLimit, RegisteredLimitSpec, UNLIMITED, What, key_of, unified};
 use crate::{
     Caller, Identity,
     api::not_found,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(crate) fn register(builder: &mut StoreBuilder) {
-    builder.kind::<Unified>();
+    unified::know(builder);
     builder.rule::<RegisteredLimit>(|tx, op| {
         let describe = |_: &RegisteredLimitSpec| "registered_limit - Duplicate entry".to_owned();
         names::keep_unique(tx, &op, |spec| spec.what.as_text(), describe)?;

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 
 use madang_http::Failure;
-use madang_store::{Cause, Key, Kind, Metadata, Resource, Store};
+use madang_store::{Cause, Key, Kind, Metadata, Resource, Store, StoreBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::of_project;
+use super::{Limit, RegisteredLimit, of_project};
+use crate::catalog::Service;
 
 /// The kind of the decision, of which there is one. Written by [`decide`], at each start.
 #[derive(Debug)]
@@ -27,6 +28,14 @@ impl Kind for Unified {
     const NAME: &'static str = "unified-limits";
     type Spec = UnifiedSpec;
     type Status = ();
+}
+
+/// Makes what [`asked`] looks at known to a store that is about to be opened, for services that ask.
+pub fn know(builder: &mut StoreBuilder) {
+    builder.kind::<Unified>();
+    builder.kind::<Service>();
+    builder.kind::<RegisteredLimit>();
+    builder.kind::<Limit>();
 }
 
 const NAME: &str = "decision";

@@ -11,7 +11,7 @@ use madang_identity::Caller;
 use madang_store::{Metadata, Resource, StoreBuilder, StoreError};
 use uuid::Uuid;
 
-use super::{Content, Image, ImageSpec, ImageState, Member, MemberStatus, Visibility, is_visible};
+use super::{Content, Image, ImageSpec, ImageState, Member, MemberStatus, Visibility, is_visible, quota};
 use crate::{library::Library, policy};
 
 /// How many projects an image can be shared with: Glance's `image_member_quota`.
@@ -22,7 +22,8 @@ const MAX_PROPERTIES: usize = 128;
 
 /// Makes images known to a store that is about to be opened.
 pub fn register(builder: &mut StoreBuilder) {
-    builder.kind::<Image>();
+    madang_identity::limit::unified::know(builder);
+    builder.rule::<Image>(quota::count);
     crate::metadef::rules::register(builder);
 }
 
@@ -96,7 +97,7 @@ pub async fn create(
         .await;
     created.map_err(|error| match error {
         StoreError::Exists { .. } => taken(id),
-        other => other.into(),
+        other => quota::over_limit(other),
     })
 }
 

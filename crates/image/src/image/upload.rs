@@ -14,7 +14,7 @@ use madang_store::{Cause, ErrorKind, Key, Resource};
 use tokio::sync::oneshot;
 use tokio_util::io::ReaderStream;
 
-use super::{Content, Image, ImageSpec, ImageState, rules::find_for};
+use super::{Content, Image, ImageSpec, ImageState, quota, rules::find_for};
 use crate::{
     blobs::{BlobError, Incoming, ReceiveError},
     format,
@@ -122,6 +122,11 @@ impl Upload {
         E: std::fmt::Display,
     {
         let most = self.library.max_bytes.min(self.promised.unwrap_or(u64::MAX));
+        let most = match quota::room(&self.library.store, &self.key.project) {
+            // Refused here rather than after all bytes have come.
+            Some(room) => most.min(room.saturating_mul(quota::MIB)),
+            None => most,
+        };
         let stop = self.library.uploads.token();
         let received = tokio::select! {
             received = self.library.blobs.receive(body, most) => received,

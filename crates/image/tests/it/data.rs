@@ -4,7 +4,12 @@ use std::{fs, io, path::Path};
 
 use axum::body::{Body, Bytes};
 use http::StatusCode;
+use madang_identity::{
+    catalog::Service,
+    limit::{RegisteredLimit, unified},
+};
 use madang_image::{Cache as _, CacheError, LocalCache};
+use madang_store::{Cause, Metadata, Resource, StoreError};
 use serde_json::{Value, json};
 
 use super::cloud::Cloud;
@@ -278,4 +283,47 @@ async fn agents_get_a_file_that_outlives_the_image() {
     assert!(cached.path.exists());
     cache.retain(&Default::default()).await.unwrap();
     assert!(!cached.path.exists());
+}
+
+#[tokio::test]
+async fn unified_limits_bound_how_many_and_how_large() {
+    let cloud = Cloud::new().await;
+    let written = cloud.store.transact(Cause::system("test"), |tx| {
+        let service = json!({ "type": "image", "enabled": true });
+        tx.create(Resource::<Service>::new(
+            Metadata::new("", "glance"),
+            serde_json::from_value(service).unwrap(),
+        ))?;
+        for (name, limit) in [("image_count_total", 2), ("image_size_total", 3)] {
+            let of = json!({ "service_id": "glance", "resource_name": name, "default_limit": limit });
+            tx.create(Resource::<RegisteredLimit>::new(
+                Metadata::new("", name),
+                serde_json::from_value(of).unwrap(),
+            ))?;
+        }
+        Ok::<_, StoreError>(())
+    });
+    written.await.unwrap();
+    let first = cloud.create("alice", raw()).await;
+    unified::decide(&cloud.store, ["image".to_owned()].into(), "RegionOne")
+        .await
+        .unwrap();
+    let second = cloud.create("alice", raw()).await;
+    let third = cloud.call("alice", "POST", "/v2/images", raw()).await;
+    assert_eq!(third.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", third.text());
+    let bytes = |mib: usize| Body::from(vec![7_u8; mib << 20]);
+    assert_eq!(cloud.put_file("alice", &first, bytes(2)).await.status, 204);
+    let over = cloud.put_file("alice", &second, bytes(2)).await;
+    assert_eq!(over.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", over.text());
+    assert_eq!(cloud.put_file("alice", &second, bytes(1)).await.status, 204);
+    let gone = cloud
+        .send("alice", "DELETE", &format!("/v2/images/{first}"), &[], Body::empty())
+        .await;
+    assert_eq!(gone.status, 204);
+    let third = cloud.create("alice", raw()).await;
+    assert_eq!(
+        cloud.put_file("alice", &third, bytes(2)).await.status,
+        204,
+        "room again"
+    );
 }

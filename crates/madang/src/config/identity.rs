@@ -1,6 +1,10 @@
 //! What is asked of users, and how limits of projects relate.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use anyhow::{Context, bail};
 use jiff::SignedDuration;
@@ -11,12 +15,17 @@ use madang_identity::{
 };
 use serde::Deserialize;
 
+/// Services that have quotas, as the catalog calls them.
+const LIMITED: [&str; 4] = ["block-storage", "compute", "image", "network"];
+
 /// Identity.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
     /// How limits of projects relate to those above them.
     pub limit_model: Model,
+    /// Services whose quotas are unified limits.
+    pub unified_limits: BTreeSet<String>,
     pub security_compliance: SecurityCompliance,
     pub federation: Federation,
 }
@@ -187,6 +196,16 @@ impl Default for SecurityCompliance {
 impl Identity {
     /// Whether all of it can be used.
     pub(super) fn check(&self) -> anyhow::Result<()> {
+        if let Some(other) = self
+            .unified_limits
+            .iter()
+            .find(|name| !LIMITED.contains(&name.as_str()))
+        {
+            bail!(
+                "identity.unified_limits: {other} has no quotas; there are {}",
+                LIMITED.join(", ")
+            );
+        }
         let rules = &self.security_compliance;
         if rules.unique_last_password_count > MAX_HISTORY {
             let count = rules.unique_last_password_count;

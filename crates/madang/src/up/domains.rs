@@ -156,6 +156,11 @@ impl Cloud {
             .await
             .map_err(said)
             .context("could not write the catalog")?;
+        let unified = config.identity.unified_limits.clone();
+        madang_identity::limit::unified::decide(&store, unified, &config.region)
+            .await
+            .map_err(said)
+            .context("could not write whose quotas are unified limits")?;
         identity.start(group);
         policy::watch(Arc::clone(identity.policy()), file, group);
         first_networks(&store, config, instance, begun).await?;

@@ -21,12 +21,7 @@ use crate::api::{
 const MOST: i64 = 2_147_483_647;
 
 fn limits(api: &NetworkApi, project: &str) -> Map<String, Value> {
-    let own = api.store.get::<Quota>(&key(project));
-    let own = |limited: Limited| {
-        own.as_ref()
-            .and_then(|quota| quota.spec.limits.get(limited.name()).copied())
-    };
-    let limit = |limited: Limited| Value::from(own(limited).unwrap_or_else(|| limited.default_limit()));
+    let limit = |limited: Limited| Value::from(super::limit(&api.store, project, limited).unwrap_or(-1));
     Limited::ALL
         .iter()
         .map(|limited| (limited.name().to_owned(), limit(*limited)))
