@@ -1,7 +1,8 @@
 //! `madang backup` and `madang restore`: the whole state of the control plane in one file.
 //!
-//! The file is a tar archive, compressed with zstd: first `backup.json`, which says what it is, then the store, keys,
-//! certificates, credentials and image blobs. The store is copied by SQLite at one revision while madang goes on. A blob is
+//! The file is a tar archive, compressed with zstd: first `backup.json`, which says what it is, then the store, the audit
+//! trail, keys, certificates, credentials, rules of who may do what, and image blobs. The store is copied by SQLite at one
+//! revision while madang goes on, and the trail after it. A blob is
 //! never changed, and is held by a link from before that moment on, so that all the store names at that revision is
 //! there. Servers' disks are not part of it: they belong to the host they lie on.
 
@@ -27,9 +28,10 @@ const ABOUT: &str = "backup.json";
 const STORE: &str = "store.db";
 /// The copy of the store in a data directory, until it is checked and in its place.
 const RESTORED: &str = "store.restored";
+const AUDIT: &str = "audit.db";
 const BLOBS: &str = "images/blobs";
 /// What else is state, as named in the data directory. `instance` is not: what is restored is another instance.
-const STATE: [&str; 5] = ["begun", "credentials.toml", "host-name", "keys", "tls"];
+const STATE: [&str; 6] = ["begun", "credentials.toml", "host-name", "keys", "policy.yaml", "tls"];
 
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
@@ -58,6 +60,11 @@ pub async fn backup(data: &DataDir, file: &Path) -> anyhow::Result<()> {
     Sqlite::copy(&data.database(), &scratch.path().join(STORE))
         .await
         .context("could not copy the store")?;
+    if data.audit().exists() {
+        Sqlite::copy(&data.audit(), &scratch.path().join(AUDIT))
+            .await
+            .context("could not copy the audit trail")?;
+    }
     hold_blobs(&data.join(BLOBS), &held)?;
 
     let (data, file) = (data.clone(), file.to_owned());
@@ -93,6 +100,10 @@ fn hold_blobs(blobs: &Path, held: &Path) -> anyhow::Result<()> {
 /// Writes the archive beside `file` and then gives it its name; its size.
 fn write(data: &DataDir, scratch: &Path, file: &Path) -> anyhow::Result<u64> {
     let mut content = vec![(scratch.join(STORE), STORE.to_owned())];
+    let audit = scratch.join(AUDIT);
+    if audit.exists() {
+        content.push((audit, AUDIT.to_owned()));
+    }
     for name in STATE {
         let path = data.join(name);
         if path.is_dir() {
@@ -306,7 +317,19 @@ fn relative(data: &DataDir, path: &Path) -> String {
 mod tests {
     use madang_store::{Backend, Cause, Key, SqliteOptions, Txn, Write as StoreWrite};
 
+    use madang_audit::{Book, Filter};
+    use serde_json::json;
+
     use super::*;
+
+    fn noted() -> madang_http::Event {
+        let event = json!({
+            "time": "2026-01-01T00:00:00Z", "request_id": "req-1", "service": "compute", "action": "create",
+            "resource": "servers", "method": "POST", "path": "/", "route": "/", "status": 202, "outcome": "success",
+            "duration_us": 1,
+        });
+        serde_json::from_value(event).unwrap()
+    }
 
     async fn state_in(path: &Path) -> DataDir {
         let data = DataDir::new(Some(path)).unwrap();
@@ -326,6 +349,7 @@ mod tests {
         };
         store.txn(txn).await.unwrap();
         store.close().await;
+        Book::open(&data.audit()).unwrap().add(&[noted()]).unwrap();
         data
     }
 
@@ -348,6 +372,10 @@ mod tests {
         let store = Sqlite::open(SqliteOptions::new(to.database())).await.unwrap();
         assert!(store.get(&Key::new("things", "p", "", "n")).await.unwrap().is_some());
         store.close().await;
+        let trail = Book::read_only(&to.audit()).unwrap();
+        let found = trail.find(&Filter::default(), 10).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].event.request_id, "req-1");
     }
 
     #[tokio::test]
