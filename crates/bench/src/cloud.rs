@@ -135,15 +135,8 @@ impl Cloud {
 
     /// Logs in as `demo` or `admin`.
     pub async fn log_in(&self, account: &str) -> anyhow::Result<Session> {
-        let openrc = if account == "demo" { "openrc" } else { "admin-openrc" };
-        let variables = read_openrc(&self.data.join(openrc))?;
-        let password = variables.get("OS_PASSWORD").context("openrc names no password")?;
         let mut connection = Connection::open(LISTEN).await?;
-        let body = json!({"auth": {
-            "identity": {"methods": ["password"], "password": {"user": {
-                "name": account, "domain": {"name": "Default"}, "password": password}}},
-            "scope": {"project": {"name": account, "domain": {"name": "Default"}}},
-        }});
+        let body = self.login(account)?;
         let request = connection.prepare("POST", "/identity/v3/auth/tokens", &[], Some(&body));
         let answer = connection.exchange(&request).await?.succeeded()?;
         let project = answer.json()?["token"]["project"]["id"]
@@ -155,6 +148,18 @@ impl Cloud {
             token: answer.token.context("no token")?,
             project,
         })
+    }
+
+    /// What `demo` or `admin` logs in with.
+    pub fn login(&self, account: &str) -> anyhow::Result<Value> {
+        let openrc = if account == "demo" { "openrc" } else { "admin-openrc" };
+        let variables = read_openrc(&self.data.join(openrc))?;
+        let password = variables.get("OS_PASSWORD").context("openrc names no password")?;
+        Ok(json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": {
+                "name": account, "domain": {"name": "Default"}, "password": password}}},
+            "scope": {"project": {"name": account, "domain": {"name": "Default"}}},
+        }}))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod compute;
 mod identity;
+mod login;
 mod startup;
 mod store;
 mod workloads;
@@ -17,6 +18,8 @@ pub enum Measure {
     Startup,
     /// Validating tokens
     Identity,
+    /// Getting tokens
+    Login,
     /// A thousand simulated servers
     Compute,
     /// A real machine and a real container
@@ -24,10 +27,11 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Store,
         Self::Startup,
         Self::Identity,
+        Self::Login,
         Self::Compute,
         Self::Workloads,
     ];
@@ -38,6 +42,7 @@ impl Measure {
             Self::Store => store::run(bench, report).await,
             Self::Startup => startup::run(bench, report).await,
             Self::Identity => identity::run(bench, report).await,
+            Self::Login => login::run(bench, report).await,
             Self::Compute => compute::run(bench, report).await,
             Self::Workloads => workloads::run(bench, report).await,
         }
