@@ -22,6 +22,7 @@ use crate::{
     application_credential::ApplicationCredential,
     assignment::{On, effective},
     auth::receipt::Receipt,
+    authenticate::no_such_token,
     credential::Credential,
     federation::{self, Known, mapping::engine::Assertion},
     oauth1::{self, AccessToken, signature::Signed},
@@ -297,9 +298,8 @@ impl Identity {
                 Ok(user.map(|user| Proved::new(user, Methods::PASSWORD).counted()))
             }
             Proof::Token(token) => {
-                let Ok(token) = self.validate(token) else {
-                    return Ok(None);
-                };
+                // As Keystone: 404, as for a token that is asked about.
+                let token = self.validate(token).map_err(no_such_token)?;
                 let user = self.store.get::<User>(&User::key(&token.claims.user_id));
                 Ok(user.map(|user| Proved {
                     token: Some(token),
@@ -374,15 +374,10 @@ impl Identity {
         let user = &proved[0].user;
         let shown = proved.iter().find_map(|p| p.token.as_ref());
         let credential = proved.iter().find_map(|p| p.credential.as_ref());
-        let is_delegated = |claims: &Claims| {
-            claims.trust.is_some() || claims.oauth1.is_some() || claims.methods.has(Methods::EC2_CREDENTIAL)
-        };
-        if shown.is_some_and(|token| is_delegated(&token.claims)) {
-            return Err(Failure::forbidden("a delegated token cannot be used to get another"));
+        if let Some(token) = shown {
+            may_be_exchanged(&token.claims, scope)?;
         }
         let access = proved.iter().find_map(|p| p.access.as_ref());
-        let inherited = shown.and_then(|token| token.claims.application_credential.clone());
-        let credential_id = credential.map(|c| c.name().to_owned()).or(inherited);
         let project_id = credential
             .map(|credential| &credential.spec.project_id)
             .or(access.map(|access| &access.spec.project_id));
@@ -392,22 +387,15 @@ impl Identity {
                 return Err(unauthenticated());
             }
             Some(project_id) => ScopeClaim::Project(project_id.clone()),
-            None => match (scope, shown) {
-                // Its default project may be another than the one that the credential is for.
-                (ScopeRequest::Default, Some(token)) if credential_id.is_some() => token.claims.scope.clone(),
-                // As Keystone: where to, is asked with the token that a provider's user gets first.
-                (ScopeRequest::Default, None) if proved.iter().any(|p| p.session.is_some()) => ScopeClaim::Unscoped,
-                (scope, _) => self.find_scope(user, scope)?,
-            },
-        };
-        // A token from a token never reaches further than the one it came from.
-        if let Some(token) = shown.filter(|_| credential_id.is_some()) {
-            let narrower = scope == token.claims.scope || scope == ScopeClaim::Unscoped;
-            if !narrower {
-                let message = "an application credential's token cannot be scoped to anything else";
-                return Err(Failure::forbidden(message));
+            // As Keystone: where to, is asked with the token that a provider's user gets first.
+            None if shown.is_none()
+                && matches!(scope, ScopeRequest::Default)
+                && proved.iter().any(|p| p.session.is_some()) =>
+            {
+                ScopeClaim::Unscoped
             }
-        }
+            None => self.find_scope(user, scope)?,
+        };
         let shown_session = shown.and_then(|token| token.claims.federated.clone());
         let session = proved.iter().find_map(|p| p.session.clone()).or(shown_session);
         let now = now();
@@ -419,7 +407,7 @@ impl Identity {
             chain: shown.map(|token| token.claims.chain.unwrap_or(token.claims.audit)),
             issued: now,
             expires: shown.map_or(now + self.options.token_lifetime, |token| token.claims.expires),
-            application_credential: credential_id,
+            application_credential: credential.map(|credential| credential.name().to_owned()),
             trust: None,
             oauth1: access.map(|access| access.name().to_owned()),
             federated: session,
@@ -547,6 +535,29 @@ pub enum Outcome {
     Token(String, Arc<Validated>),
     /// A factor is missing.
     Receipt(Receipt),
+}
+
+/// Whether another token can be had for this one: what was given to act for somebody gives no more than it says.
+fn may_be_exchanged(claims: &Claims, scope: &ScopeRequest) -> Result<(), Failure> {
+    let is_delegated = claims.trust.is_some()
+        || claims.oauth1.is_some()
+        || claims.application_credential.is_some()
+        || claims.methods.has(Methods::EC2_CREDENTIAL);
+    if is_delegated {
+        return Err(Failure::forbidden(
+            "Using a delegated token to create another token is not allowed.",
+        ));
+    }
+    let is_narrow = matches!(
+        scope,
+        ScopeRequest::Project(_) | ScopeRequest::ProjectNamed(..) | ScopeRequest::Domain(_)
+    );
+    if claims.scope == ScopeClaim::System && is_narrow {
+        return Err(Failure::forbidden(
+            "Using a system-scoped token to create a project-scoped or domain-scoped token is not allowed.",
+        ));
+    }
+    Ok(())
 }
 
 /// Everything that was proved, also by who got the token that was shown.

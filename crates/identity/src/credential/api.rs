@@ -101,7 +101,7 @@ async fn show(
     Ok(one(StatusCode::OK, "credential", &view(&identity, &info, &credential)?))
 }
 
-/// Everybody lists what it may see: its own, or all.
+/// Everybody lists what it may see: its own, or all; who acts for somebody sees none.
 async fn list(
     State(identity): State<Arc<Identity>>,
     caller: Caller,
@@ -113,11 +113,13 @@ async fn list(
         Some(user_id) => cache.by("user", user_id),
         None => cache.all(),
     };
+    let is_own = caller.check_not_delegated().is_ok();
     credentials.retain(|credential| {
         let target = [("target.credential.user_id", credential.spec.user_id.as_str())];
         query
             .get("type")
             .is_none_or(|wanted| wanted == credential.spec.credential_type)
+            && is_own
             && caller.allows("identity:list_credentials", &target)
     });
     credentials.sort_by(|a, b| a.name().cmp(b.name()));

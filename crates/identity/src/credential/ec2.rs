@@ -102,6 +102,7 @@ async fn list(
     Path(user_id): Path<String>,
 ) -> Result<Response, Failure> {
     user::rules::find(&identity, &caller, "identity:ec2_list_credentials", &user_id)?;
+    caller.check_not_delegated()?;
     let mut credentials = identity.store.cache::<Credential>().by("user", &user_id);
     credentials.retain(|credential| credential.spec.credential_type == EC2);
     credentials.sort_by(|a, b| a.name().cmp(b.name()));

@@ -106,12 +106,14 @@ pub async fn create_ec2(
 /// A credential, once policy allows `rule` on it.
 ///
 /// # Errors
-/// 403 for policy, also where there is none and the caller may not see any; 404.
+/// 403 for policy, also where there is none and the caller may not see any, and for delegated tokens; 404.
 pub fn find(identity: &Identity, caller: &Caller, rule: &str, id: &str) -> Result<Arc<Resource<Credential>>, Failure> {
     let credential = identity.store.get::<Credential>(&Credential::key(id));
     let user_id = credential.as_ref().map_or("", |credential| &credential.spec.user_id);
     caller.enforce(rule, &[("target.credential.user_id", user_id)])?;
-    credential.ok_or_else(|| not_found("credential", id))
+    let credential = credential.ok_or_else(|| not_found("credential", id))?;
+    caller.check_not_delegated()?;
+    Ok(credential)
 }
 
 /// An access key of a user, once policy allows `rule` on it.
@@ -131,6 +133,7 @@ pub fn find_ec2(
     let found = found.ok_or_else(|| not_found("credential", access))?;
     // What counts is whose it is, not whose it is said to be.
     caller.enforce(rule, &[("target.credential.user_id", &found.spec.user_id)])?;
+    caller.check_not_delegated()?;
     let user = identity.store.get::<User>(&User::key(user_id));
     user.map(|_| found).ok_or_else(|| not_found("user", user_id))
 }

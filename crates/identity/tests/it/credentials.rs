@@ -41,6 +41,10 @@ async fn a_program_acts_for_a_user_with_some_of_its_roles() {
         )
         .await;
     assert_eq!(more.status, 403, "a restricted credential makes no further ones");
+    let again = json!({ "methods": ["token"], "token": { "id": token } });
+    assert_eq!(cloud.authenticate(again, Value::Null).await.status, 403, "nor tokens");
+    let secrets = cloud.ask(&token, "GET", "/v3/credentials", None).await;
+    assert_eq!(secrets.body["credentials"], json!([]));
     let elsewhere = cloud
         .authenticate(proof(&made), json!({ "project": { "id": made["project_id"] } }))
         .await;

@@ -334,7 +334,7 @@ async fn an_expired_token_is_taken_only_where_that_is_asked() {
     assert_eq!(about("/v3/auth/tokens?allow_expired=1").await, 200);
     assert_eq!(cloud.ask(&old, "GET", "/v3/auth/projects", None).await.status, 401);
     let proof = json!({ "methods": ["token"], "token": { "id": old } });
-    assert_eq!(cloud.authenticate(proof, scope).await.status, 401);
+    assert_eq!(cloud.authenticate(proof, scope).await.status, 404);
 }
 
 #[tokio::test]
