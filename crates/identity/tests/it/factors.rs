@@ -6,6 +6,7 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha1::Sha1;
+use sha2::Sha256;
 
 use crate::cloud::{Cloud, text};
 
@@ -180,6 +181,53 @@ async fn requests_signed_with_an_access_key_are_its_users() {
         .await
         .token();
     assert_eq!(ask(&own, good).await.status, 403, "only services ask");
+}
+
+#[tokio::test]
+async fn a_request_to_ec2_is_whose_key_signed_it() {
+    let cloud = Cloud::new().await;
+    let (user, project) = cloud.member("a", "member").await;
+    let path = format!("/v3/users/{user}/credentials/OS-EC2");
+    let key = cloud.admin("POST", &path, Some(json!({ "tenant_id": project }))).await;
+    let key = &key.body["credential"];
+    let (access, secret) = (text(&key["access"]), text(&key["secret"]));
+    let ask = async |time: Timestamp, signed_host: &str, forge: bool| {
+        let time = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let mut params = json!({ "Action": "Describe Instances", "SignatureVersion": "2", "Timestamp": time });
+        let query: Vec<String> = ["Action", "SignatureVersion", "Timestamp"]
+            .iter()
+            .map(|name| format!("{name}={}", escaped(params[*name].as_str().unwrap())))
+            .collect();
+        let signed = format!("GET\n{signed_host}\n/services/Cloud\n{}", query.join("&"));
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update(signed.as_bytes());
+        let signature = STANDARD.encode(mac.finalize().into_bytes());
+        if forge {
+            params["Action"] = "Terminate Instances".into();
+        }
+        let credentials = json!({
+            "access": access, "signature": signature, "host": "cloud:8773", "verb": "GET",
+            "path": "/services/Cloud", "params": params,
+        });
+        let body = json!({ "credentials": credentials });
+        cloud.admin("POST", "/v3/ec2tokens", Some(body)).await
+    };
+    let now = Timestamp::now();
+    for host in ["cloud:8773", "cloud"] {
+        let given = ask(now, host, false).await;
+        assert_eq!(given.status, 200, "{host}: {}", given.body);
+        assert_eq!(given.body["token"]["methods"], json!(["ec2credential"]));
+        let token = given.headers["x-subject-token"].to_str().unwrap().to_owned();
+        assert_eq!(cloud.validate(&token).await.status, 200);
+        let again = json!({ "methods": ["token"], "token": { "id": token } });
+        assert_eq!(cloud.authenticate(again, Value::Null).await.status, 403);
+        let secrets = cloud.ask(&token, "GET", &path, None).await;
+        assert_eq!(secrets.status, 403, "the key opens no other");
+    }
+    assert_eq!(ask(now, "elsewhere", false).await.status, 401);
+    assert_eq!(ask(now, "cloud", true).await.status, 401);
+    let old = now - SignedDuration::from_mins(16);
+    assert_eq!(ask(old, "cloud", false).await.status, 401, "too old");
 }
 
 fn escaped(text: &str) -> String {
