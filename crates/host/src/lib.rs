@@ -4,6 +4,7 @@
 //! by side and `madang down` can find everything again.
 
 pub mod acceleration;
+pub mod blockfile;
 pub mod capability;
 pub mod cgroup;
 pub mod conntrack;
@@ -14,6 +15,7 @@ pub mod mounts;
 pub mod netns;
 pub mod nft;
 pub mod process;
+pub mod pty;
 pub mod sysctl;
 pub mod tap;
 pub mod userns;

@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
     sync::broadcast,
 };
 use uuid::Uuid;
@@ -243,9 +244,23 @@ pub enum ConsoleKind {
 }
 
 /// Bytes both ways.
-pub trait Session: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Session: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Its terminal, where it has one that can be told its size.
+    fn terminal(&self) -> Option<Box<dyn Terminal>> {
+        None
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Session for T {}
+impl Session for UnixStream {}
+
+/// The terminal of a session.
+pub trait Terminal: Send + Sync {
+    /// Tells who runs in it how many columns and rows are seen.
+    ///
+    /// # Errors
+    /// What the operating system says; the session goes on.
+    fn resize(&self, columns: u16, rows: u16) -> std::io::Result<()>;
+}
 
 /// What a workload has used since its last start.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -304,6 +319,13 @@ pub trait Driver: Send + Sync {
 
     /// Starts the workload; it is running (its first process exists and has not failed at once) when this returns.
     async fn start(&self, workload: &Workload) -> Result<(), DriverError>;
+
+    /// Does what can be done of a start before its interfaces are wired, so that the start takes less time. `workload` has no
+    /// interfaces. To others it is absent until it is started; removing it undoes this. What fails here is found again by
+    /// the start, and is no reason not to try that.
+    async fn make_ready(&self, _workload: &Workload) -> Result<(), DriverError> {
+        Ok(())
+    }
 
     /// Stops it and keeps its disk: politely for at most `grace`, then (or at once when none) by force.
     async fn stop(&self, id: Uuid, grace: Option<Duration>) -> Result<(), DriverError>;

@@ -71,6 +71,7 @@ pub async fn run(fixture: &mut dyn Fixture) {
     ends_by_itself(fixture).await;
     dies(fixture).await;
     breaks(fixture).await;
+    made_ready(fixture).await;
     beyond::run(fixture).await;
 }
 
@@ -229,6 +230,37 @@ async fn breaks(fixture: &dyn Fixture) {
         State::Running { .. } | State::Paused
     ));
     removed(&*driver, &workload).await;
+}
+
+/// What was made ready is not there until it is started, and goes like what never was.
+async fn made_ready(fixture: &mut dyn Fixture) {
+    let driver = fixture.driver();
+    let workload = fixture.workload().await;
+    driver.make_ready(&workload).await.unwrap();
+    driver.make_ready(&workload).await.unwrap();
+    assert_eq!(driver.state(workload.id).await.unwrap(), State::Absent);
+    driver.start(&workload).await.unwrap();
+    greeted(fixture, &*driver, workload.id).await;
+    driver.make_ready(&workload).await.unwrap();
+    assert!(matches!(
+        driver.state(workload.id).await.unwrap(),
+        State::Running { .. }
+    ));
+    removed(&*driver, &workload).await;
+
+    let never = fixture.workload().await;
+    driver.make_ready(&never).await.unwrap();
+    removed(&*driver, &never).await;
+
+    // After a restart it is started all the same, also as something else than was made ready.
+    let mut other = fixture.workload().await;
+    driver.make_ready(&other).await.unwrap();
+    drop(driver);
+    let driver = fixture.reopen().await;
+    other.hostname = "other".into();
+    driver.start(&other).await.unwrap();
+    greeted(fixture, &*driver, other.id).await;
+    removed(&*driver, &other).await;
 }
 
 /// Removes it, twice, and checks that nothing is left.

@@ -94,6 +94,8 @@ impl Drop for Serial {
     }
 }
 
+impl Session for Serial {}
+
 impl AsyncRead for Serial {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();

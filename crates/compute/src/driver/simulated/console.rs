@@ -71,6 +71,8 @@ struct Console {
     writer: Option<Waker>,
 }
 
+impl Session for Console {}
+
 impl AsyncRead for Console {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() && !self.is_over {
