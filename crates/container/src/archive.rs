@@ -6,6 +6,7 @@
 //! counts are bounded, and messages say which part is wrong.
 
 mod blob;
+pub(crate) mod build;
 mod config;
 mod manifest;
 pub(crate) mod tape;
@@ -95,6 +96,8 @@ pub(crate) struct LayerRef {
 pub struct Image {
     /// How it wants to be run.
     pub config: ImageConfig,
+    /// The configuration as it stands in the archive, with what only others read.
+    pub(crate) document: Vec<u8>,
     /// From the lowest to the highest.
     pub(crate) layers: Vec<LayerRef>,
 }

@@ -9,14 +9,21 @@
 //!    ▲                   │            │ its program ends, or stop
 //!    └── remove ── failed/stopped ◄───┘
 //! ```
+//! A start may be begun before its interfaces are wired (`make_ready`): its shim then makes all else, runc's part included,
+//! and waits; the start only gives it the interfaces and the word. Until then the workload is absent to others.
+//!
 //! One operation per workload at a time; a call that is cancelled halfway leaves a shim that goes on by itself, and the
 //! next call finds it.
 //!
 //! [`record`]: crate::record
 
+mod copy;
 mod freezer;
+mod interfaces;
 mod launch;
 mod life;
+mod shell;
+mod usage;
 mod watch;
 
 use std::{
@@ -34,7 +41,7 @@ use madang_host::{
     Instance,
     cgroup::{Group, Hierarchies},
     process::Identity,
-    workload::{Driver, DriverError, State, Workload},
+    workload::{ConsoleKind, Driver, DriverError, Nic, Session, State, Usage, Workload},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
@@ -43,6 +50,7 @@ use uuid::Uuid;
 
 use crate::{
     archive::ImageError,
+    disk::{self, Blanks},
     layers::{LayerStore, Prepared, private_dir},
     record::{Home, Record},
     shim::tail,
@@ -72,8 +80,7 @@ pub struct Options {
 
 /// Runs containers through runc; see the [module](self) for how.
 ///
-/// Of a [`Workload`] two things have no effect here: `config_drive`, because a container has no drives (it reads the
-/// metadata service), and the size of the writable layer, because ordinary file systems cannot limit a directory.
+/// Of a [`Workload`] `config_drive` has no effect here, because a container has no drives (it reads the metadata service).
 #[derive(Clone)]
 pub struct OciDriver {
     inner: Arc<Inner>,
@@ -81,6 +88,10 @@ pub struct OciDriver {
 
 struct Inner {
     layers: LayerStore,
+    /// What writable layers begin as; none where this host cannot bound them.
+    blanks: Option<Blanks>,
+    /// Where unnamed files can be.
+    scratch: PathBuf,
     /// A link per workload to its directory in the workload's own.
     workloads: PathBuf,
     events: PathBuf,
@@ -118,8 +129,17 @@ impl OciDriver {
         private_dir(&workloads).map_err(image)?;
         let directory = root.clone();
         let layers = blocking(move || LayerStore::open(&directory).map_err(image)).await?;
+        let blanks = match disk::is_bounded() {
+            Ok(()) => Some(Blanks::open(root.join("blank")).map_err(image)?),
+            Err(reason) => {
+                warn!(reason, "containers may write more than their flavors say");
+                None
+            }
+        };
         let inner = Arc::new(Inner {
             layers,
+            blanks,
+            scratch: root,
             workloads,
             events,
             shim,
@@ -192,6 +212,12 @@ impl Driver for OciDriver {
         self.inner.start(workload).await
     }
 
+    async fn make_ready(&self, workload: &Workload) -> Result<(), DriverError> {
+        let lock = self.inner.lock(workload.id);
+        let _held = lock.lock().await;
+        self.inner.make_ready(workload).await
+    }
+
     async fn stop(&self, id: Uuid, grace: Option<Duration>) -> Result<(), DriverError> {
         let lock = self.inner.lock(id);
         let _held = lock.lock().await;
@@ -237,7 +263,14 @@ impl Driver for OciDriver {
         let mut all = Vec::new();
         for id in self.inner.ids()? {
             match self.inner.state(id).await? {
-                State::Absent => {} // removed meanwhile
+                State::Absent => {
+                    // Removed meanwhile, or made ready: that has to be found by who looks for what nobody wants.
+                    if let Some(home) = self.inner.home(id)?
+                        && self.inner.is_held(id, &home)?
+                    {
+                        all.push((id, State::Stopped { exit_code: None }));
+                    }
+                }
                 state => all.push((id, state)),
             }
         }
@@ -250,6 +283,32 @@ impl Driver for OciDriver {
         };
         blocking(move || tail(&home, max_bytes).map_err(|e| refused(format!("read the output of container {id}"), e)))
             .await
+    }
+
+    async fn snapshot(&self, workload: &Workload, into: &Path) -> Result<(), DriverError> {
+        let lock = self.inner.lock(workload.id);
+        let _held = lock.lock().await;
+        self.inner.snapshot(workload, into).await
+    }
+
+    async fn attach_nic(&self, id: Uuid, nic: &Nic) -> Result<(), DriverError> {
+        let lock = self.inner.lock(id);
+        let _held = lock.lock().await;
+        self.inner.attach_nic(id, nic).await
+    }
+
+    async fn detach_nic(&self, id: Uuid, port: Uuid) -> Result<(), DriverError> {
+        let lock = self.inner.lock(id);
+        let _held = lock.lock().await;
+        self.inner.detach_nic(id, port).await
+    }
+
+    async fn usage(&self, id: Uuid) -> Result<Usage, DriverError> {
+        self.inner.usage(id)
+    }
+
+    async fn open_console(&self, id: Uuid, kind: ConsoleKind) -> Result<Box<dyn Session>, DriverError> {
+        self.inner.shell(id, kind).await
     }
 
     fn changes(&self) -> broadcast::Receiver<Uuid> {
@@ -338,7 +397,7 @@ fn refused(action: String, source: io::Error) -> DriverError {
     DriverError::Io { action, source }
 }
 
-fn image(error: ImageError) -> DriverError {
+pub(crate) fn image(error: ImageError) -> DriverError {
     match error {
         ImageError::Broken(reason) => DriverError::Broken(reason),
         ImageError::Host { action, source } => match source.kind() {

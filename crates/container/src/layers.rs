@@ -17,6 +17,7 @@
 //! All of this blocks: callers use the blocking pool. Mounts happen in a mount namespace of a thread made for it, so that
 //! neither the host nor this process sees them, and none can be left behind.
 
+pub(crate) mod pack;
 pub(crate) mod unpack;
 
 use std::{
@@ -299,12 +300,12 @@ fn chain(below: Option<&String>, layer: &LayerRef) -> String {
 }
 
 /// Runs `work` on a thread whose mounts nobody else sees and which end with it.
-fn in_mount_namespace<T: Send + 'static>(
+pub(crate) fn in_mount_namespace<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
-    let thread = thread::Builder::new().name("unpack".into()).spawn(move || {
+    let thread = thread::Builder::new().name("mounts".into()).spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS)
-            .map_err(|e| ImageError::host("make a mount namespace (unpacking layers needs root)", e))?;
+            .map_err(|e| ImageError::host("make a mount namespace (containers need root)", e))?;
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
             .map_err(|e| ImageError::host("detach the mount namespace", e))?;

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod archive;
+mod disk;
 mod driver;
 mod files;
 pub mod layers;

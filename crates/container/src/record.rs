@@ -4,9 +4,12 @@
 //! <workload dir>/container/
 //!   spec.json      what to run; the driver writes it before each start
 //!   record.json    how it goes; written by the shim, and by the driver only after both shim and container are gone
+//!   shell.json     how a shell is started in it; written by the shim
+//!   disk.img       the writable layer's file system, as large as the flavor says
+//!   go             fifo that wakes a shim that was held
 //!   stop           there while the container is being ended on request; its end is then no failure
 //!   output         fifo of the container's output       console.log, console.log.1   what came out of it
-//!   upper, work    the writable layer                   runc, runc.log, shim.log     the runtime's and the shim's own
+//!   upper, work    the writable layer where it has no bound     runc, runc.log, shim.log     the runtime's and the shim's own
 //! ```
 
 use std::{
@@ -56,6 +59,9 @@ pub(crate) struct Spec {
     pub memory_bytes: u64,
     pub nics: Vec<SpecNic>,
     pub name_servers: Vec<IpAddr>,
+    /// The shim makes all ready and waits until this is false; its interfaces are known then.
+    #[serde(default)]
+    pub is_held: bool,
     /// Below the roots of the control group hierarchies, such as `madang-0a1b2c/ct-<id>`.
     pub cgroup: String,
     /// The group that shims move to.
@@ -71,6 +77,18 @@ impl Spec {
         IdRange { first: self.first_id }
     }
 
+    /// Whether a run made ready for this one is the same, but for what is known only when it starts.
+    pub fn is_ready_for(&self, other: &Self) -> bool {
+        let started = Self {
+            run: other.run,
+            nics: other.nics.clone(),
+            name_servers: other.name_servers.clone(),
+            is_held: other.is_held,
+            ..self.clone()
+        };
+        started == *other
+    }
+
     /// What runc calls the container.
     pub fn runc_id(&self) -> String {
         self.id.simple().to_string()
@@ -80,6 +98,12 @@ impl Spec {
 /// One interface, already waiting in the fabric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SpecNic {
+    /// The port's id.
+    #[serde(default)]
+    pub port: Uuid,
+    /// What the container calls it.
+    #[serde(default)]
+    pub name: String,
     /// The device that moves in.
     pub peer: String,
     /// The namespace it waits in and returns to.
@@ -89,6 +113,11 @@ pub(crate) struct SpecNic {
     pub addresses: Vec<IpNet>,
     pub gateway: Option<IpAddr>,
     pub routes: Vec<(IpNet, IpAddr)>,
+}
+
+/// What a container calls its interface of this number.
+pub(crate) fn nic_name(number: usize) -> String {
+    format!("eth{number}")
 }
 
 /// How a container's current or last run goes.
@@ -150,7 +179,13 @@ impl Home {
     }
 
     pub fn spec(&self) -> io::Result<Option<Spec>> {
-        read_json(&self.file("spec.json"))
+        let mut spec: Option<Spec> = read_json(&self.file("spec.json"))?;
+        let nics = spec.iter_mut().flat_map(|spec| spec.nics.iter_mut().enumerate());
+        // Specifications of before devices had names.
+        for (i, nic) in nics.filter(|(_, nic)| nic.name.is_empty()) {
+            nic.name = nic_name(i);
+        }
+        Ok(spec)
     }
 
     pub fn write_spec(&self, spec: &Spec) -> io::Result<()> {
@@ -196,6 +231,18 @@ impl Home {
             Ok(lock) => Ok(lock.is_none()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Wakes a shim that was held. One that does not listen yet reads the specification later anyway.
+    pub fn poke(&self) -> io::Result<()> {
+        let fifo = File::options()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(self.file("go"));
+        match fifo.and_then(|mut fifo| fifo.write_all(b"g")) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+            done => done,
         }
     }
 

@@ -60,6 +60,11 @@ pub(crate) const OPEN_FILES: u64 = 65536;
 /// The kernel ends containers before the host's own services when memory is short.
 const OOM_SCORE: i32 = 200;
 
+/// Starts the best shell there is. Every image with a shell has this one.
+const SHELL: &str = "command -v bash >/dev/null 2>&1 && exec bash -i || exec sh -i";
+/// What the console's page and most terminal programs are.
+const TERMINAL: &str = "xterm-256color";
+
 /// What only the shim knows at the time of the start.
 pub(crate) struct Place<'a> {
     pub rootfs: &'a Path,
@@ -104,6 +109,18 @@ fn process(spec: &Spec, place: &Place<'_>) -> Value {
         "noNewPrivileges": true,
         "oomScoreAdj": OOM_SCORE,
     })
+}
+
+/// A shell beside the container's first process, with the same rights, on a terminal.
+pub(crate) fn shell(process: &Value) -> Value {
+    let mut shell = process.clone();
+    shell["terminal"] = json!(true);
+    shell["args"] = json!(["/bin/sh", "-c", SHELL]);
+    if let Some(env) = shell["env"].as_array_mut() {
+        env.retain(|entry| !entry.as_str().is_some_and(|entry| entry.starts_with("TERM=")));
+        env.push(json!(format!("TERM={TERMINAL}")));
+    }
+    shell
 }
 
 fn mounts(etc: &Path) -> Value {

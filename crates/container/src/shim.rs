@@ -4,21 +4,29 @@
 //! of being the "subreaper"), so only it learns the exit code. It has one thread and no runtime, and a few megabytes.
 //!
 //! ```text
-//! run DIR:    record starting ─► namespaces, network, mounts, runc ─► record running ─► loop ─► record exited
+//! run DIR:    record starting ─► namespaces, mounts, runc create ─► (held: the word) ─► network, start ─► record running
+//!                                                                                       ─► loop ─► record exited
 //! adopt DIR:  (the shim before was killed)                            record running ─► loop ─► record exited, code unknown
+//! shell DIR:  becomes runc, which starts a shell in the container and hands its terminal over; not a shim at all
 //! ```
 //! Its mounts are in a mount namespace of its own and end with it (the container holds its own copy). When the container
 //! has ended, its network devices go back to where they came from, so that it can be started again.
 
 mod console;
-mod network;
+pub(crate) mod network;
 mod place;
 
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io,
-    os::{fd::AsFd, unix::fs::chown},
+    io::{self, Read as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            fs::{OpenOptionsExt as _, chown},
+            process::CommandExt as _,
+        },
+    },
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
     time::{SystemTime, UNIX_EPOCH},
@@ -30,6 +38,7 @@ use madang_host::{
 };
 use nix::{
     errno::Errno,
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl::set_child_subreaper,
@@ -44,7 +53,7 @@ use nix::{
 pub(crate) use self::console::tail;
 use uuid::Uuid;
 
-use self::{console::Console, network::Moved};
+use self::console::Console;
 use crate::{
     archive::ImageError,
     record::{Home, Lock, Record, Spec},
@@ -64,9 +73,9 @@ const LOCK_STEP_MS: u16 = 5;
 const ADOPTED_STEP_MS: u16 = 200;
 
 /// Why a container could not be started.
-struct Failure {
-    reason: String,
-    broken: bool,
+pub(crate) struct Failure {
+    pub reason: String,
+    pub broken: bool,
 }
 
 impl From<ImageError> for Failure {
@@ -100,17 +109,18 @@ impl Failure {
     }
 }
 
-/// The shim's `main`: `args` are `run DIR RUN` or `adopt DIR RUN`, what follows the subcommand's name. Must be called before any
+/// The shim's `main`: `args` are `run DIR RUN`, `adopt DIR RUN` or `shell DIR RUN SOCKET`, what follows the subcommand's name. Must be called before any
 /// thread is started. What goes wrong ends up in the record and, for people, on standard error.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let (verb, dir, run) = (args.next(), args.next(), args.next());
     let run = run.and_then(|run| Uuid::parse_str(run.to_str()?).ok());
     let (Some(verb), Some(dir), Some(run)) = (verb.as_deref().and_then(|verb| verb.to_str()), dir, run) else {
-        eprintln!("this is started by madang for its containers: run DIR RUN | adopt DIR RUN");
+        eprintln!("this is started by madang for its containers: run DIR RUN | adopt DIR RUN | shell DIR RUN SOCKET");
         return ExitCode::from(2);
     };
     let result = match verb {
+        "shell" => shell(Path::new(&dir), run, args.next()),
         "run" => Shim::open(Path::new(&dir), run).and_then(Shim::run),
         "adopt" => Shim::open(Path::new(&dir), run).and_then(Shim::adopt),
         _ => Err(Failure {
@@ -127,13 +137,47 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Becomes `runc exec` of a shell whose terminal goes to `socket`. runc begins in the directory of the container's root, so
+/// there has to be one of that name; what is in it does not matter.
+fn shell(dir: &Path, run: Uuid, socket: Option<OsString>) -> Result<(), Failure> {
+    let home = Home::at(dir.to_owned());
+    let spec = spec_of(&home, run)?;
+    place::stand_in(&home, &spec)?;
+    let error = Command::new(&spec.runc)
+        .arg("--root")
+        .arg(home.file("runc"))
+        .args(["exec", "--detach", "--console-socket"])
+        .arg(socket.unwrap_or_default())
+        .arg("--process")
+        .arg(home.file("shell.json"))
+        .arg(spec.runc_id())
+        .exec();
+    Err(Failure::host("start runc")(error))
+}
+
+fn spec_of(home: &Home, run: Uuid) -> Result<Spec, Failure> {
+    let spec = home.spec().map_err(Failure::host("read spec.json"))?;
+    let spec = spec.ok_or_else(|| Failure {
+        reason: "there is no spec.json".into(),
+        broken: false,
+    })?;
+    if spec.run == run {
+        return Ok(spec);
+    }
+    Err(Failure {
+        reason: "this run is over: another has been asked for".into(),
+        broken: false,
+    })
+}
+
 struct Shim {
     home: Home,
     spec: Spec,
     own: Identity,
     console: Console,
     children: SignalFd,
-    moved: Vec<Moved>,
+    /// Its network namespace, from which its devices go back.
+    network: Option<OwnedFd>,
     /// Held for as long as the process lives: there is one shim per container.
     _lock: Lock,
 }
@@ -149,17 +193,7 @@ impl Shim {
     fn open(dir: &Path, run: Uuid) -> Result<Self, Failure> {
         let home = Home::at(dir.to_owned());
         let lock = lock(&home)?;
-        let spec = home.spec().map_err(Failure::host("read spec.json"))?;
-        let spec = spec.ok_or_else(|| Failure {
-            reason: "there is no spec.json".into(),
-            broken: false,
-        })?;
-        if spec.run != run {
-            return Err(Failure {
-                reason: "this run is over: another has been asked for".into(),
-                broken: false,
-            });
-        }
+        let spec = spec_of(&home, run)?;
         let own = Identity::of(std::process::id()).ok_or_else(|| Failure {
             reason: "this process is not in /proc".into(),
             broken: false,
@@ -186,7 +220,7 @@ impl Shim {
             own,
             console,
             children,
-            moved: Vec::new(),
+            network: None,
             _lock: lock,
         })
     }
@@ -216,7 +250,7 @@ impl Shim {
         let Some(Record::Running { init, .. }) = self.home.record().map_err(Failure::host("read record.json"))? else {
             return Ok(());
         };
-        self.moved = network::find_again(&self.spec, init.pid);
+        self.network = network::of_process(init.pid).ok();
         self.attend(
             Init {
                 identity: init,
@@ -228,8 +262,17 @@ impl Shim {
 
     fn start(&mut self) -> Result<Init, Failure> {
         raise_open_files();
+        // Open before the specification is looked at again: a word that comes in between is not missed.
+        let go = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(self.home.file("go"))
+            .map_err(Failure::host("open the fifo of the word to start"))?;
         let place = place::make(&self.home, &self.spec, |namespaces| {
-            network::move_in(&self.spec, namespaces, &mut self.moved)
+            let container = namespaces.net.try_clone();
+            let container = container.map_err(Failure::host("hold the container's network namespace"))?;
+            network::ready(self.network.insert(container))
         })?;
         self.clean();
         let runc_log = self.home.file("runc.log");
@@ -254,8 +297,7 @@ impl Shim {
             .args([
                 "--log-format",
                 "json",
-                "run",
-                "--detach",
+                "create",
                 "--no-new-keyring",
                 "--bundle",
             ])
@@ -263,6 +305,8 @@ impl Shim {
             .arg("--pid-file")
             .arg(&pid_file)
             .arg(self.spec.runc_id())
+            // It lives for moments: collecting what it does not need any more takes longer than it saves.
+            .env("GOGC", "off")
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(also)
@@ -281,8 +325,90 @@ impl Shim {
         })?;
         let identity = Identity::of(pid).unwrap_or(Identity { pid, started: 0 });
         let mut init = Init { identity, ended: None };
+        self.wait_for_the_word(&go, &mut init)?;
+        if let Some(container) = &self.network {
+            network::move_in(&self.spec, container)?;
+        }
+        place.name_hosts(&self.spec)?;
+        self.let_it_run(&mut init)?;
         self.wait_for_program(&mut init)?;
         Ok(init)
+    }
+
+    /// Waits until the run is not held any more, and takes over what is known by then.
+    fn wait_for_the_word(&mut self, go: &File, init: &mut Init) -> Result<(), Failure> {
+        loop {
+            self.spec = spec_of(&self.home, self.spec.run)?;
+            if !self.spec.is_held {
+                return Ok(());
+            }
+            let mut polled = [
+                PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(go.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut polled, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(Failure::errno("wait for the word to start")(error)),
+            }
+            // Emptied, so that it wakes again only when there is something new.
+            let _ = (&mut &*go).read(&mut [0; 16]);
+            while let Ok(Some(_)) = self.children.read_signal() {}
+            self.collect(init)?;
+            if init.ended.is_some() {
+                return Err(Failure {
+                    reason: "what was made ready was ended before it was started".into(),
+                    broken: false,
+                });
+            }
+        }
+    }
+
+    /// What `runc start` does: the container's first process waits for a reader of this fifo before it executes its program.
+    /// Asking runc takes twenty times longer, and is left to versions that do it in another way.
+    fn let_it_run(&mut self, init: &mut Init) -> Result<(), Failure> {
+        let path = self.home.file("runc").join(self.spec.runc_id()).join("exec.fifo");
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let mut fifo = match opened {
+            Ok(fifo) => fifo,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.ask_runc_to_start(),
+            Err(error) => return Err(Failure::host("start the container's program")(error)),
+        };
+        let mut waited: u64 = 0;
+        while !matches!(fifo.read(&mut [0; 1]), Ok(1)) {
+            self.collect(init)?;
+            if init.ended.is_some() || waited >= START_MS {
+                return Err(Failure {
+                    reason: "the container's first process did not get to its program".into(),
+                    broken: false,
+                });
+            }
+            let mut polled = [
+                PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(fifo.as_fd(), PollFlags::POLLIN),
+            ];
+            poll(&mut polled, PollTimeout::from(100_u16)).map_err(Failure::errno("start the container's program"))?;
+            while let Ok(Some(_)) = self.children.read_signal() {}
+            waited += 100;
+        }
+        fs::remove_file(&path).map_err(Failure::host("start the container's program"))
+    }
+
+    fn ask_runc_to_start(&self) -> Result<(), Failure> {
+        let output = Command::new(&self.spec.runc)
+            .arg("--root")
+            .arg(self.home.file("runc"))
+            .args(["start", &self.spec.runc_id()])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Failure::host("start runc"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Failure {
+            reason: format!("runc could not start the container: {said}"),
+            broken: false,
+        })
     }
 
     /// Waits for runc, copying the output meanwhile.
@@ -407,13 +533,11 @@ impl Shim {
         }
     }
 
-    /// Returns the network devices. What cannot be returned is made anew by the network's agent.
+    /// Returns the network devices, those that came while it ran too.
     fn give_back(&mut self) {
-        for moved in self.moved.drain(..).rev() {
-            if let Err(failure) = moved.give_back() {
-                eprintln!("{}", failure.reason);
-            }
-        }
+        let Some(container) = self.network.take() else { return };
+        let now = self.home.spec().ok().flatten().filter(|spec| spec.run == self.spec.run);
+        network::give_back(&now.as_ref().unwrap_or(&self.spec).nics, &container);
     }
 
     /// Removes what runc keeps and its control groups, from this run or one that was cut short.
@@ -484,7 +608,7 @@ fn complaint(log: &Path, code: i32) -> Failure {
         (line["level"] == "error").then(|| line["msg"].as_str().map(str::to_owned))?
     });
     let message = last.unwrap_or_else(|| format!("exit code {code}"));
-    let message = message.strip_prefix("runc run failed: ").unwrap_or(&message);
+    let message = message.strip_prefix("runc create failed: ").unwrap_or(&message);
     Failure {
         reason: format!("runc could not start the container: {message}"),
         broken: false,

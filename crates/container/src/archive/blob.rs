@@ -101,6 +101,26 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     to_hex(&Sha256::digest(bytes))
 }
 
+/// The digest of what was hashed.
+pub(super) fn sha256(hasher: Sha256) -> Digest {
+    Digest {
+        algorithm: Algorithm::Sha256,
+        hex: to_hex(&hasher.finalize()),
+    }
+}
+
+/// The SHA-256 of all that there is to read.
+pub(super) fn sha256_of(mut reader: impl Read) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(sha256(hasher)),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
 fn to_hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes

@@ -51,14 +51,15 @@ pub(super) fn from_layout(archive: &Archive) -> Result<Image, ImageError> {
     let digest: Digest = descriptor.digest().as_ref().parse()?;
     let manifest: ImageManifest = archive.json(&blob_path(&digest), Some(&digest))?;
     let config_digest: Digest = manifest.config().digest().as_ref().parse()?;
-    let config: ImageConfiguration = archive.json(&blob_path(&config_digest), Some(&config_digest))?;
+    let path = blob_path(&config_digest);
+    let document = archive.document(&path, Some(&config_digest))?;
     let stored = manifest.layers().iter().map(|layer| layer.digest().as_ref().parse());
     let stored = stored.collect::<Result<Vec<Digest>, _>>()?;
     let layers = stored
         .into_iter()
         .map(|digest| (blob_path(&digest), Some(digest)))
         .collect();
-    image(&config, layers)
+    image(document, &path, layers)
 }
 
 /// Follows `manifest.json` of `docker save`.
@@ -94,13 +95,8 @@ pub(super) fn from_docker_save(archive: &Archive) -> Result<Image, ImageError> {
             clip(&saved.config)
         )));
     }
-    let config = serde_json::from_slice(&body).map_err(|error| {
-        ImageError::Broken(format!(
-            "the configuration {} is malformed: {error}",
-            clip(&saved.config)
-        ))
-    })?;
-    image(&config, saved.layers.iter().map(|path| (path.clone(), None)).collect())
+    let layers = saved.layers.iter().map(|path| (path.clone(), None)).collect();
+    image(body, &saved.config, layers)
 }
 
 fn collect(
@@ -145,7 +141,10 @@ fn is_index(media_type: &MediaType) -> bool {
     }
 }
 
-fn image(config: &ImageConfiguration, layers: Vec<(String, Option<Digest>)>) -> Result<Image, ImageError> {
+/// `document` is the configuration, found at `path`.
+fn image(document: Vec<u8>, path: &str, layers: Vec<(String, Option<Digest>)>) -> Result<Image, ImageError> {
+    let config: ImageConfiguration = serde_json::from_slice(&document)
+        .map_err(|error| ImageError::Broken(format!("the configuration {} is malformed: {error}", clip(path))))?;
     if *config.os() != Os::Linux || *config.architecture() != Arch::default() {
         return Err(ImageError::Broken(format!(
             "the image is for {}/{}, this host is linux/{}",
@@ -177,10 +176,11 @@ fn image(config: &ImageConfiguration, layers: Vec<(String, Option<Digest>)>) -> 
     });
     Ok(Image {
         config: ImageConfig::from_document(config.config().as_ref())?,
+        document,
         layers: layers.collect::<Result<_, ImageError>>()?,
     })
 }
 
-fn blob_path(digest: &Digest) -> String {
+pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}", digest.to_string().replacen(':', "/", 1))
 }

@@ -8,12 +8,13 @@ use madang_host::{
     userns::IdRange,
     workload::{DriverError, Nic, Workload},
 };
+use nix::{errno::Errno, sys::stat::Mode, unistd::mkfifo};
 use uuid::Uuid;
 
 use super::{Inner, host, refused};
 use crate::{
     layers::Prepared,
-    record::{Home, Spec, SpecNic},
+    record::{Home, Spec, SpecNic, nic_name},
     runtime::DEFAULT_PATH,
 };
 
@@ -28,7 +29,9 @@ impl Inner {
         env: &[String],
         runc: PathBuf,
     ) -> Result<Spec, DriverError> {
-        let nics = workload.nics.iter().map(spec_nic).collect::<Result<_, _>>()?;
+        let named = workload.nics.iter().enumerate();
+        let nics = named.map(|(i, nic)| spec_nic(nic, nic_name(i)));
+        let nics = nics.collect::<Result<_, _>>()?;
         let mut name_servers = Vec::new();
         for server in workload.nics.iter().flat_map(|nic| &nic.name_servers) {
             if !name_servers.contains(server) {
@@ -51,6 +54,7 @@ impl Inner {
             memory_bytes: workload.memory_bytes,
             nics,
             name_servers,
+            is_held: false,
             cgroup: self.group(workload.id)?.path().to_string_lossy().into_owned(),
             shims: self.shims.path().to_string_lossy().into_owned(),
             runc,
@@ -60,6 +64,10 @@ impl Inner {
 
     /// Writes what to run, so that the workload is known from here on.
     pub(super) fn register(&self, id: Uuid, home: &Home, spec: &Spec) -> Result<(), DriverError> {
+        match mkfifo(&home.file("go"), Mode::from_bits_truncate(0o600)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(refused(format!("make a fifo of container {id}"), error.into())),
+        }
         for stale in ["record.json", "stop"] {
             match fs::remove_file(home.file(stale)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -83,19 +91,24 @@ impl Inner {
 
     /// Starts a shim on the run that the specification is of.
     pub(super) async fn launch(&self, verb: &str, home: &Home, run: Uuid) -> Result<Process, DriverError> {
-        let (program, args) = self
-            .shim
-            .split_first()
-            .ok_or_else(|| DriverError::Host("no shim program is set".into()))?;
-        Command::new(program)
-            .args(args)
-            .arg(verb)
-            .arg(home.path())
-            .arg(run.to_string())
+        self.shim_command(verb, home, run)?
             .stderr(Stdio::Append(home.file("shim.log")))
             .start()
             .await
             .map_err(host)
+    }
+
+    /// The shim's program with a verb of its.
+    pub(super) fn shim_command(&self, verb: &str, home: &Home, run: Uuid) -> Result<Command, DriverError> {
+        let (program, args) = self
+            .shim
+            .split_first()
+            .ok_or_else(|| DriverError::Host("no shim program is set".into()))?;
+        Ok(Command::new(program)
+            .args(args)
+            .arg(verb)
+            .arg(home.path())
+            .arg(run.to_string()))
     }
 
     /// Calls runc on a container; `words` are the verb and what follows the container's name.
@@ -110,17 +123,23 @@ impl Inner {
         let mut command = Command::new(&spec.runc).arg("--root").arg(home.file("runc")).arg(verb);
         // Options stand before the name, values after it.
         let (options, values): (Vec<&&str>, Vec<&&str>) = rest.iter().partition(|word| word.starts_with('-'));
-        command = command.args(options).arg(spec.runc_id()).args(values);
+        command = command
+            .env("GOGC", "off")
+            .args(options)
+            .arg(spec.runc_id())
+            .args(values);
         command.run(RUNC_WITHIN).await.map(drop).map_err(host)
     }
 }
 
-fn spec_nic(nic: &Nic) -> Result<SpecNic, DriverError> {
+pub(super) fn spec_nic(nic: &Nic, name: String) -> Result<SpecNic, DriverError> {
     let peer = nic
         .peer
         .clone()
         .ok_or_else(|| DriverError::Broken(format!("port {} is not wired for a container", nic.port)))?;
     Ok(SpecNic {
+        port: nic.port,
+        name,
         peer,
         netns: Netns::named(&nic.netns).path(),
         mac: nic.mac,

@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use super::{Inner, blocking, freezer, host, image, refused, watch};
 use crate::{
+    disk,
     layers::private_dir,
-    record::{Home, Lock, Record},
+    record::{Home, Lock, Record, Spec},
     runtime::PROCESSES_PER_VCPU,
 };
 
@@ -45,33 +46,15 @@ const LOCK_STEP: Duration = Duration::from_millis(20);
 
 impl Inner {
     pub(super) async fn start(self: &Arc<Self>, workload: &Workload) -> Result<(), DriverError> {
-        let Root::Container {
-            archive, digest, env, ..
-        } = &workload.root
-        else {
-            return Err(DriverError::Unsupported {
-                driver: "oci",
-                action: "run a disk image",
-            });
-        };
         let id = workload.id;
         if self.runs(id).await? {
             return Ok(());
         }
-        let runc = RUNC.iter().map(PathBuf::from).find(|path| path.exists());
-        let runc = runc
-            .ok_or_else(|| DriverError::Host("runc is not installed; install it with `apt-get install runc`".into()))?;
-        let image = self.prepare(archive, digest).await?;
-        let spec = self.spec(workload, image, env, runc)?;
         let home = Home::of_workload(&workload.dir);
-        let Some(lock) = self.take_over(id, &home).await? else {
+        let spec = self.wanted(workload).await?;
+        if !self.let_go(id, &home, &spec).await? && !self.begin(workload, &home, &spec).await? {
             return Ok(());
-        };
-        self.register(id, &home, &spec)?;
-        self.shims.ensure(&Limits::default()).map_err(host)?;
-        drop(lock);
-        let shim = self.launch("run", &home, spec.run).await?;
-        watch::attend(self, id, shim);
+        }
         self.decided(id, &home, START_WITHIN).await?;
         match self.record(id, &home)? {
             Some(Record::Running { .. } | Record::Exited { .. }) => {
@@ -92,6 +75,117 @@ impl Inner {
         }
     }
 
+    /// Begins a start, and holds it where only its interfaces are missing.
+    pub(super) async fn make_ready(self: &Arc<Self>, workload: &Workload) -> Result<(), DriverError> {
+        let id = workload.id;
+        let home = Home::of_workload(&workload.dir);
+        if self.is_held(id, &home)? || self.runs(id).await? {
+            return Ok(());
+        }
+        let mut spec = self.wanted(workload).await?;
+        spec.is_held = true;
+        self.begin(workload, &home, &spec).await.map(drop)
+    }
+
+    /// What is to run for a workload, its image unpacked.
+    async fn wanted(self: &Arc<Self>, workload: &Workload) -> Result<Spec, DriverError> {
+        let Root::Container {
+            archive, digest, env, ..
+        } = &workload.root
+        else {
+            return Err(DriverError::Unsupported {
+                driver: "oci",
+                action: "run a disk image",
+            });
+        };
+        let runc = RUNC.iter().map(PathBuf::from).find(|path| path.exists());
+        let runc = runc
+            .ok_or_else(|| DriverError::Host("runc is not installed; install it with `apt-get install runc`".into()))?;
+        let image = self.prepare(archive, digest).await?;
+        self.spec(workload, image, env, runc)
+    }
+
+    /// Starts a shim on a run; false if something runs already.
+    async fn begin(self: &Arc<Self>, workload: &Workload, home: &Home, spec: &Spec) -> Result<bool, DriverError> {
+        let id = workload.id;
+        let Some(lock) = self.take_over(id, home).await? else {
+            return Ok(false);
+        };
+        if let (Some(blanks), Root::Container { size_bytes, .. }) = (&self.blanks, &workload.root)
+            && *size_bytes > 0
+        {
+            let (made, blank) = (home.clone(), blanks.of_size(*size_bytes).await?);
+            blocking(move || disk::make(&made, &blank)).await?;
+            disk::grow_offline(home, *size_bytes).await?;
+        }
+        self.register(id, home, spec)?;
+        self.shims.ensure(&Limits::default()).map_err(host)?;
+        drop(lock);
+        let shim = self.launch("run", home, spec.run).await?;
+        watch::attend(self, id, shim);
+        Ok(true)
+    }
+
+    /// Whether a shim has made all ready, or is about to, and waits for the word.
+    pub(super) fn is_held(&self, id: Uuid, home: &Home) -> Result<bool, DriverError> {
+        let failed = |e| refused(format!("look after container {id}"), e);
+        let is_held = home.spec().map_err(failed)?.is_some_and(|spec| spec.is_held);
+        if !is_held || !matches!(self.record(id, home)?, None | Some(Record::Starting { .. })) {
+            return Ok(false);
+        }
+        let begun = self.watched.lock().values().any(|watched| *watched == id);
+        Ok(begun || home.is_attended().map_err(failed)?)
+    }
+
+    /// Gives a run that was made ready what it waits for; false if there is none of the sort that is wanted.
+    async fn let_go(self: &Arc<Self>, id: Uuid, home: &Home, wanted: &Spec) -> Result<bool, DriverError> {
+        if !self.is_held(id, home)? {
+            return Ok(false);
+        }
+        let failed = |e| refused(format!("let container {id} go on"), e);
+        let Some(held) = home.spec().map_err(failed)?.filter(|held| held.is_ready_for(wanted)) else {
+            self.give_up(id, home).await?;
+            return Ok(false);
+        };
+        let spec = Spec {
+            run: held.run,
+            ..wanted.clone()
+        };
+        home.write_spec(&spec).map_err(failed)?;
+        home.poke().map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Ends a run that was made ready and that nobody wants.
+    async fn give_up(self: &Arc<Self>, id: Uuid, home: &Home) -> Result<(), DriverError> {
+        let mut spec = home
+            .spec()
+            .map_err(|e| refused(format!("read the specification of container {id}"), e))?;
+        let shims: Vec<Identity> = {
+            let watched = self.watched.lock();
+            let its = watched.iter().filter(|(_, workload)| **workload == id);
+            its.map(|(shim, _)| *shim).collect()
+        };
+        let recorded = self.record(id, home)?.map(|record| record.shim());
+        for shim in shims.into_iter().chain(recorded).filter_map(Process::find) {
+            shim.signal(Signal::SIGKILL).map_err(host)?;
+            let ended = timeout(END_WITHIN, shim.wait()).await;
+            ended.map_err(|_| DriverError::TimedOut {
+                action: format!("ending what was made ready for container {id}"),
+                after: END_WITHIN,
+            })?;
+            end_orphans(shim.identity()).await?;
+        }
+        self.clean(id, home).await?;
+        self.group(id)?.remove().await.map_err(host)?;
+        if let Some(spec) = &mut spec {
+            spec.is_held = false;
+            home.write_spec(spec)
+                .map_err(|e| refused(format!("write the specification of container {id}"), e))?;
+        }
+        Ok(())
+    }
+
     /// Gives a running container the processors and memory of `workload`, by its control group.
     pub(super) async fn resize(&self, workload: &Workload) -> Result<(), DriverError> {
         let id = workload.id;
@@ -101,6 +195,10 @@ impl Inner {
             return Err(not_running());
         }
         let (vcpus, memory) = (u64::from(workload.vcpus), workload.memory_bytes);
+        if let Root::Container { size_bytes, .. } = workload.root {
+            let home = home.clone();
+            blocking(move || disk::grow_online(&home, size_bytes)).await?;
+        }
         let words = [
             "update".to_owned(),
             format!("--cpu-share={}", vcpus * 1024),
@@ -162,6 +260,9 @@ impl Inner {
         let mut pulses = self.pulses.subscribe();
         let wait = async {
             loop {
+                if self.is_held(id, home)? {
+                    return Ok(());
+                }
                 // Asked first: what the shim wrote last is then read.
                 let attended = home
                     .is_attended()
@@ -228,6 +329,9 @@ impl Inner {
 
     /// Ends the container's first process, and with it all others.
     async fn end(self: &Arc<Self>, id: Uuid, home: &Home, grace: Option<Duration>) -> Result<(), DriverError> {
+        if self.is_held(id, home)? {
+            return self.give_up(id, home).await;
+        }
         // One that is being started cannot be signalled yet.
         self.decided(id, home, START_WITHIN).await?;
         let Some(Record::Running { init, .. }) = self.record(id, home)? else {
@@ -271,6 +375,9 @@ impl Inner {
         let Some(record) = self.record(id, home)? else {
             return Ok(());
         };
+        if self.is_held(id, home)? {
+            return Ok(());
+        }
         if let Some(shim) = Process::find(record.shim()) {
             if let Record::Running { init, .. } = record
                 && Process::find(init).is_some()
@@ -324,6 +431,9 @@ impl Inner {
         let Some(home) = self.home(id)? else {
             return Ok(State::Absent);
         };
+        if self.is_held(id, &home)? {
+            return Ok(State::Absent);
+        }
         let mut pulses = self.pulses.subscribe();
         // Long enough for a shim that is about to write what happens, and not longer.
         let deadline = Instant::now() + ANSWER_WITHIN;

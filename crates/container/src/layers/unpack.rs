@@ -36,8 +36,8 @@ use crate::archive::{
     tape::{Entry, Kind, Source, Tape},
 };
 
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The kernel answers `EAGAIN` when a rename elsewhere made the walk uncertain; nobody renames here, so few will do.
 const WALK_TRIES: u32 = 8;
 
@@ -393,7 +393,7 @@ fn lookup(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<FileStat>>
     }
 }
 
-fn kind(stat: &FileStat) -> SFlag {
+pub(super) fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
@@ -408,7 +408,7 @@ fn delete(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
 }
 
 /// A path to an open directory, for calls that take only paths.
-fn through_proc(fd: BorrowedFd<'_>) -> PathBuf {
+pub(super) fn through_proc(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 

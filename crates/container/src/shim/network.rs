@@ -1,17 +1,16 @@
 //! Moves a container's network devices in, configures them, and moves them back out.
 //!
-//! Blocking netlink, a request and its answer at a time: the shim has no runtime, and a dozen requests need none.
+//! Blocking netlink, a request and its answer at a time: the shim has no runtime, and a dozen requests need none. The
+//! thread enters other network namespaces meanwhile, so who has several threads uses one for this alone.
 
 use std::{
     fs::File,
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    rc::Rc,
 };
 
 use ipnet::IpNet;
-use madang_host::userns::Namespaces;
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, setns},
@@ -29,66 +28,64 @@ use rtnetlink::{
 use super::Failure;
 use crate::record::{Spec, SpecNic};
 
-/// A device that was moved in, and the way back.
-pub(super) struct Moved {
-    container: Rc<OwnedFd>,
-    home: OwnedFd,
-    /// Its name at home.
-    peer: String,
-    /// Its name in the container.
-    name: String,
+/// Makes a new network namespace usable for its own processes.
+pub(super) fn ready(container: &OwnedFd) -> Result<(), Failure> {
+    inside(container, |link| link.up("lo", None))?
 }
 
-/// Moves all devices in and configures them; `moved` grows by each, also when a later one fails.
-pub(super) fn move_in(spec: &Spec, namespaces: &Namespaces, moved: &mut Vec<Moved>) -> Result<(), Failure> {
-    let container = namespaces
-        .net
-        .try_clone()
-        .map_err(Failure::host("hold the container's network namespace"))?;
-    let container = Rc::new(container);
-    inside(&container, |link| link.up("lo", None))??;
-    for (i, nic) in spec.nics.iter().enumerate() {
+/// Moves all devices in and configures them.
+pub(super) fn move_in(spec: &Spec, container: &OwnedFd) -> Result<(), Failure> {
+    spec.nics.iter().try_for_each(|nic| put(container, nic))
+}
+
+/// Moves the devices that are there back to where they came from, under their old names. What cannot be returned is made
+/// anew by the network's agent.
+pub(super) fn give_back(nics: &[SpecNic], container: &OwnedFd) {
+    for nic in nics.iter().rev() {
+        if let Err(failure) = take(container, nic) {
+            eprintln!("{}", failure.reason);
+        }
+    }
+}
+
+/// Moves a device into the network namespace of a container that runs, and configures it. One that is in it already is
+/// only configured.
+pub(crate) fn plug(pid: u32, nic: &SpecNic) -> Result<(), Failure> {
+    put(&of_process(pid)?, nic)
+}
+
+/// Moves a device out of the network namespace of a container that runs. One that is gone is no error.
+pub(crate) fn unplug(pid: u32, nic: &SpecNic) -> Result<(), Failure> {
+    take(&of_process(pid)?, nic)
+}
+
+/// The network namespace of a process.
+pub(super) fn of_process(pid: u32) -> Result<OwnedFd, Failure> {
+    let file = File::open(format!("/proc/{pid}/ns/net"));
+    file.map(OwnedFd::from)
+        .map_err(Failure::host("open the container's network namespace"))
+}
+
+fn put(container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
+    if !inside(container, |_| is_there(&nic.name))? {
         let home = open_home(nic)?;
-        let name = format!("eth{i}");
         inside(&home, |link| {
-            link.hand_over(&nic.peer, &container, &name, Some(nic.mac))
+            link.hand_over(&nic.peer, container, &nic.name, Some(nic.mac))
         })??;
-        moved.push(Moved {
-            container: container.clone(),
-            home,
-            peer: nic.peer.clone(),
-            name: name.clone(),
-        });
-        inside(&container, |link| link.configure(nic, &name))??;
     }
-    Ok(())
+    inside(container, |link| link.configure(nic))?
 }
 
-/// The devices of a container that runs already.
-pub(super) fn find_again(spec: &Spec, pid: u32) -> Vec<Moved> {
-    let Ok(container) = File::open(format!("/proc/{pid}/ns/net")) else {
-        return Vec::new();
-    };
-    let container = Rc::new(OwnedFd::from(container));
-    let found = spec.nics.iter().enumerate().filter_map(|(i, nic)| {
-        let home = open_home(nic).ok()?;
-        Some(Moved {
-            container: container.clone(),
-            home,
-            peer: nic.peer.clone(),
-            name: format!("eth{i}"),
-        })
-    });
-    found.collect()
+fn take(container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
+    if !inside(container, |_| is_there(&nic.name))? {
+        return Ok(());
+    }
+    let home = open_home(nic)?;
+    inside(container, |link| link.hand_over(&nic.name, &home, &nic.peer, None))?
 }
 
-impl Moved {
-    /// Moves it back under its old name.
-    pub fn give_back(self) -> Result<(), Failure> {
-        inside(&self.container, |link| {
-            link.hand_over(&self.name, &self.home, &self.peer, None)
-        })?
-    }
+fn is_there(name: &str) -> bool {
+    if_nametoindex(name).is_ok()
 }
 
 fn open_home(nic: &SpecNic) -> Result<OwnedFd, Failure> {
@@ -135,7 +132,8 @@ impl Link {
             .map_err(Failure::host(&format!("move network device {from}")))
     }
 
-    fn configure(&mut self, nic: &SpecNic, name: &str) -> Result<(), Failure> {
+    fn configure(&mut self, nic: &SpecNic) -> Result<(), Failure> {
+        let name = nic.name.as_str();
         let index = index(name)?;
         for address in &nic.addresses {
             self.add_address(index, *address)?;
@@ -178,7 +176,7 @@ impl Link {
             message.attributes.push(AddressAttribute::Local(address.addr()));
             message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
         }
-        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.ensure(RouteNetlinkMessage::NewAddress(message))
             .map_err(Failure::host(&format!("give the container the address {address}")))
     }
 
@@ -192,10 +190,18 @@ impl Link {
             })?;
         // The gateway may be outside the subnet, as the host's own next hops sometimes are.
         let message = message.output_interface(index).onlink().build();
-        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.ensure(RouteNetlinkMessage::NewRoute(message))
             .map_err(Failure::host(&format!(
                 "give the container the route to {destination} via {via}"
             )))
+    }
+
+    /// Adds what may be there already.
+    fn ensure(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
+        match self.request(message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done,
+        }
     }
 
     /// Sends a request and waits for its acknowledgement.

@@ -29,6 +29,8 @@ use nix::{
 
 use super::Failure;
 use crate::{
+    disk,
+    files::write_json,
     layers::overlay_options,
     record::{Home, Spec},
     runtime::{self, Account, check_program},
@@ -38,14 +40,28 @@ use crate::{
 /// container needs is covered, for the shim alone.
 const COVERS: [&str; 4] = ["/mnt", "/media", "/srv", "/opt"];
 
+/// The container's root in its place.
+const ROOT: &str = "root";
+
 /// What runc is given.
 pub(super) struct Place {
     pub bundle: PathBuf,
+    etc: PathBuf,
     /// Kept open until runc has joined them.
     _namespaces: Namespaces,
 }
 
-/// Makes the place; `connect` puts the network devices into the new network namespace.
+impl Place {
+    /// Fills in the files that only the host knows the content of; the container has them mounted already.
+    pub fn name_hosts(&self, spec: &Spec) -> Result<(), Failure> {
+        let written = etc_files(spec)
+            .into_iter()
+            .try_for_each(|(name, content)| fs::write(self.etc.join(name), content));
+        written.map_err(Failure::host("write the container's /etc/hosts"))
+    }
+}
+
+/// Makes the place; `connect` makes the new network namespace usable.
 pub(super) fn make(
     home: &Home,
     spec: &Spec,
@@ -70,7 +86,7 @@ pub(super) fn make(
     let program = spec.command.first().map_or("", String::as_str);
     check_program(&root, program, &spec.env, &spec.working_dir)?;
     let etc = base.join("etc");
-    write_etc(&etc, &spec)?;
+    make_etc(&etc, &spec)?;
     let own = |fd: &OwnedFd| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
     let document = runtime::document(
         &spec,
@@ -87,10 +103,19 @@ pub(super) fn make(
     let bundle = directory(&base, "bundle")?;
     fs::write(bundle.join("config.json"), document.to_string())
         .map_err(Failure::host("write the container's bundle"))?;
+    write_json(&home.file("shell.json"), &runtime::shell(&document["process"]))
+        .map_err(Failure::host("write how a shell is started"))?;
     Ok(Place {
         bundle,
+        etc,
         _namespaces: namespaces,
     })
+}
+
+/// Makes a directory of the name that the container's root has in its shim's place, in a mount namespace of this process's
+/// own.
+pub(super) fn stand_in(home: &Home, spec: &Spec) -> Result<(), Failure> {
+    directory(&cover(home, spec)?, ROOT).map(drop)
 }
 
 /// Leaves the host's mounts and covers a directory with an empty tmpfs; returns it.
@@ -131,8 +156,7 @@ fn mount_root(home: &Home, spec: &Spec, base: &Path, namespaces: &Namespaces) ->
         reason: "the image has no layers".into(),
         broken: true,
     })?;
-    let upper = home.file("upper");
-    let work = home.file("work");
+    let (upper, work) = disk::open(home, &directory(base, "disk")?)?;
     make_upper(&upper, top, spec).map_err(Failure::host("make the writable layer"))?;
     fs::create_dir_all(&work).map_err(Failure::host("make the writable layer"))?;
     // Mount options end at 4 KiB, so every layer gets a short name, relative to here.
@@ -146,7 +170,7 @@ fn mount_root(home: &Home, spec: &Spec, base: &Path, namespaces: &Namespaces) ->
     for (name, target) in [("u", &upper), ("w", &work)] {
         std::os::unix::fs::symlink(target, base.join(name)).map_err(Failure::host("name the writable layer"))?;
     }
-    let rootfs = directory(base, "root")?;
+    let rootfs = directory(base, ROOT)?;
     let options = overlay_options(&names.join(":"), "u", "w");
     mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str())).map_err(|error| {
         let hint = if error == nix::Error::EINVAL { " (the data directory's file system must support overlays with shifted owners: ext4, xfs or btrfs, Linux 5.19)" } else { "" };
@@ -177,32 +201,34 @@ fn make_upper(upper: &Path, top: &Path, spec: &Spec) -> io::Result<()> {
 }
 
 /// The files that only the host knows the content of.
-fn write_etc(etc: &Path, spec: &Spec) -> Result<(), Failure> {
+fn etc_files(spec: &Spec) -> [(&'static str, String); 3] {
     let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for address in spec.nics.iter().flat_map(|nic| &nic.addresses) {
         hosts.push_str(&format!("{}\t{}\n", address.addr(), spec.hostname));
     }
-    let resolv: String = spec
-        .name_servers
-        .iter()
-        .map(|server| format!("nameserver {server}\n"))
-        .collect();
-    let write = || -> io::Result<()> {
+    let servers = spec.name_servers.iter();
+    let resolv = servers.map(|server| format!("nameserver {server}\n")).collect();
+    [
+        ("hostname", format!("{}\n", spec.hostname)),
+        ("hosts", hosts),
+        ("resolv.conf", resolv),
+    ]
+}
+
+/// Makes those files, still empty, for the container to have them mounted.
+fn make_etc(etc: &Path, spec: &Spec) -> Result<(), Failure> {
+    let make = || -> io::Result<()> {
         fs::create_dir(etc)?;
         let root = Some(spec.ids().host_id(0));
-        for (name, content) in [
-            ("hostname", format!("{}\n", spec.hostname)),
-            ("hosts", hosts),
-            ("resolv.conf", resolv),
-        ] {
+        for (name, _) in etc_files(spec) {
             let path = etc.join(name);
-            fs::write(&path, content)?;
+            fs::write(&path, [])?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
             chown(&path, root, root)?;
         }
         Ok(())
     };
-    write().map_err(Failure::host("write the container's /etc/hosts"))
+    make().map_err(Failure::host("make the container's /etc/hosts"))
 }
 
 fn directory(base: &Path, name: &str) -> Result<PathBuf, Failure> {

@@ -96,6 +96,23 @@ impl Yard {
         driver
     }
 
+    /// A container of an image that is there, such as one of another container.
+    pub fn workload_of(&self, archive: PathBuf, name: &str) -> Workload {
+        let workload = self.script("true");
+        let root = Root::Container {
+            archive,
+            digest: content_hash(name.as_bytes()),
+            size_bytes: 1 << 30,
+            env: vec![],
+        };
+        Workload { root, ..workload }
+    }
+
+    /// Where a file that goes with the yard can be.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// Writes an image and describes a container of it.
     pub fn workload(&self, image: &Image) -> Workload {
         let bytes = image.oci();
@@ -303,6 +320,14 @@ impl Fixture for Contract {
 
     fn patience(&self) -> Duration {
         LONG
+    }
+
+    fn scratch(&self) -> Option<PathBuf> {
+        Some(self.0.dir.path().to_owned())
+    }
+
+    async fn nic(&self) -> Option<Nic> {
+        Some(self.0.port(200, &["10.9.0.200/24"]).await)
     }
 }
 
