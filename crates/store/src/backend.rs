@@ -152,6 +152,17 @@ pub struct Page {
     pub more: bool,
 }
 
+/// Some records in the order of the engine.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// In no order that means anything.
+    pub records: Vec<Record>,
+    /// The revision at which they were read.
+    pub revision: Revision,
+    /// Where to go on; none after the last.
+    pub next: Option<u64>,
+}
+
 /// A stream of batches without gaps.
 #[async_trait]
 pub trait Watch: Send {
@@ -180,6 +191,11 @@ pub trait Backend: Send + Sync {
 
     /// Up to `limit` records in key order, after the key `after`, all read at one revision.
     async fn range(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Up to `limit` records from the place `from` on, in the order that costs the engine least; 0 is the beginning. From
+    /// one page to the next, every record that was there all the time comes once; one that is written meanwhile comes as
+    /// it was or is, twice, or not at all.
+    async fn scan(&self, from: u64, limit: usize) -> Result<Scan, StoreError>;
 
     /// Commits a transaction, durably, and says at which revision; one that changes nothing may get the newest there
     /// is. Dropping the future does not take the transaction back: it is committed or not.

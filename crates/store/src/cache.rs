@@ -10,10 +10,13 @@ use std::{any::Any, sync::Arc};
 
 use ahash::RandomState;
 use parking_lot::RwLock;
+use tracing::error;
 use uuid::Uuid;
 
 use self::index::{Index, Slots};
-use crate::{Key, Kind, OwnerReference, Resource, Revision, StoreError, Tx, resource::IndexFn};
+use crate::{
+    Key, Kind, OwnerReference, Record, Resource, Revision, StoreError, Tx, fresh::AnyResource, resource::IndexFn,
+};
 
 /// A change of one resource, as listeners get it.
 pub struct Change<K: Kind> {
@@ -303,10 +306,39 @@ impl<K: Kind> State<K> {
     }
 }
 
+/// A resource as this process has written it, at the revision it got. What is read from its bytes is the same, or it would
+/// be another one after a restart: a debug build looks, and takes what it has read where it is not.
+fn renewed<K: Kind>(
+    fresh: Arc<Resource<K>>,
+    key: &Key,
+    revision: Revision,
+    bytes: &[u8],
+) -> Result<Resource<K>, StoreError> {
+    let mut resource = Arc::unwrap_or_clone(fresh);
+    resource.revision = revision;
+    if cfg!(debug_assertions) {
+        let read = Resource::<K>::decode(key, revision, bytes)?;
+        if read.metadata != resource.metadata || read.spec != resource.spec || read.status != resource.status {
+            error!(?key, "a resource is another one when it is read again");
+            return Ok(read);
+        }
+    }
+    Ok(resource)
+}
+
 /// What the applier and the cascade need of a cache, whatever its kind.
 pub(crate) trait AnyCache: Send + Sync {
-    /// Takes one event in; none when it is old. The change is for [`AnyCache::tell`].
-    fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Applied>, StoreError>;
+    /// Takes one event in; none when it is old. The change is for [`AnyCache::tell`]. `fresh` is the resource that became
+    /// the value, where this process has it still.
+    fn apply(
+        &self,
+        key: &Key,
+        revision: Revision,
+        value: Option<&[u8]>,
+        fresh: Option<AnyResource>,
+    ) -> Result<Option<Applied>, StoreError>;
+    /// Takes records of this kind in. Several may be at it, each with other records; nobody is told.
+    fn fill(&self, records: &[&Record]) -> Result<(), StoreError>;
     /// Tells the listeners.
     fn tell(&self, change: &(dyn Any + Send));
     /// Whether a resource with this uid is here.
@@ -334,9 +366,19 @@ pub(crate) struct Applied {
 }
 
 impl<K: Kind> AnyCache for Cache<K> {
-    fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Applied>, StoreError> {
+    fn apply(
+        &self,
+        key: &Key,
+        revision: Revision,
+        value: Option<&[u8]>,
+        fresh: Option<AnyResource>,
+    ) -> Result<Option<Applied>, StoreError> {
+        let fresh = fresh.and_then(|fresh| fresh.downcast::<Resource<K>>().ok());
         let change = match value {
-            Some(bytes) => self.put(Resource::decode(key, revision, bytes)?),
+            Some(bytes) => self.put(match fresh {
+                Some(fresh) => renewed(fresh, key, revision, bytes)?,
+                None => Resource::decode(key, revision, bytes)?,
+            }),
             None => self.remove(key, revision),
         };
         let Some(change) = change else { return Ok(None) };
@@ -356,6 +398,26 @@ impl<K: Kind> AnyCache for Cache<K> {
             removed,
             owners,
         }))
+    }
+
+    fn fill(&self, records: &[&Record]) -> Result<(), StoreError> {
+        let mut decoded = Vec::with_capacity(records.len());
+        for record in records {
+            let resource = Resource::<K>::decode(&record.key, record.modified, &record.value)?;
+            let values = self.values(&resource);
+            decoded.push((&record.key, Arc::new(resource), values));
+        }
+        let mut state = self.state.write();
+        for (key, new, values) in decoded {
+            // Only what was written while everything is read comes twice.
+            let old = state.slot(key).and_then(|slot| state.at(slot).cloned());
+            if old.as_ref().is_some_and(|old| old.revision >= new.revision) {
+                continue;
+            }
+            let old_values = old.as_ref().map(|old| self.values(old));
+            state.replace(key, &new, &values, old_values.as_deref());
+        }
+        Ok(())
     }
 
     fn tell(&self, change: &(dyn Any + Send)) {

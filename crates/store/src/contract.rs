@@ -69,6 +69,9 @@ pub const CHECKS: &[Check] = &[
     check("pages cover a range once", |lab| {
         Box::pin(records::pages_cover_a_range_once(lab))
     }),
+    check("a scan covers everything once", |lab| {
+        Box::pin(records::a_scan_covers_everything_once(lab))
+    }),
     check("a transaction expects", |lab| {
         Box::pin(records::a_transaction_expects(lab))
     }),

@@ -16,6 +16,7 @@ mod cache;
 mod cascade;
 pub mod contract;
 mod error;
+mod fresh;
 mod key;
 mod resource;
 mod rules;
@@ -26,7 +27,7 @@ mod turns;
 mod tx;
 
 pub use backend::{
-    Backend, Batch, Cause, Delta, Event, Expect, MAX_VALUE_BYTES, Page, Record, Revision, Txn, Watch, Write,
+    Backend, Batch, Cause, Delta, Event, Expect, MAX_VALUE_BYTES, Page, Record, Revision, Scan, Txn, Watch, Write,
 };
 pub use cache::{Cache, Change};
 pub use error::{ErrorKind, Rejection, StoreError};

@@ -204,6 +204,12 @@ impl<K: Kind> Resource<K> {
         )
     }
 
+    /// Whether it is stored there; as comparing with [`Resource::key`], without making one.
+    fn is_at(&self, key: &Key) -> bool {
+        let own = &self.metadata;
+        key.kind == K::NAME && key.project == own.project && key.namespace == own.namespace && key.name == own.name
+    }
+
     /// Its name: the id, for OpenStack's resources.
     pub fn name(&self) -> &str {
         &self.metadata.name
@@ -251,7 +257,7 @@ impl<K: Kind> Resource<K> {
             status: stored.status.unwrap_or_default(),
             revision,
         };
-        if resource.key() == *key {
+        if resource.is_at(key) {
             Ok(resource)
         } else {
             Err(broken(format!("it says it is {:?}", resource.key())))

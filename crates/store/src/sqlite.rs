@@ -28,7 +28,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{log::Log, prepared::Prepared, read::Readers, watcher::SqliteWatch, writer::Job};
-use crate::{Backend, Key, Page, Prefix, Record, Revision, StoreError, Txn, Watch};
+use crate::{Backend, Key, Page, Prefix, Record, Revision, Scan, StoreError, Txn, Watch};
 
 /// The version of the database's own tables.
 const SCHEMA_VERSION: i64 = 1;
@@ -166,6 +166,11 @@ impl Backend for Sqlite {
         let after = after.map(Key::encode).transpose()?;
         let list = move |connection: &mut Connection| read::range(connection, &prefix, after.as_deref(), limit);
         self.readers.read("list records", list).await
+    }
+
+    async fn scan(&self, from: u64, limit: usize) -> Result<Scan, StoreError> {
+        let scan = move |connection: &mut Connection| read::scan(connection, from, limit);
+        self.readers.read("list records", scan).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<Revision, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    Backend, Batch, Cache, Cause, Event, Expect, Key, Kind, Op, OwnerReference, Prefix, Resource, Revision, StoreError,
-    Tx, Watch,
+    Backend, Batch, Cache, Cause, Event, Expect, Key, Kind, Op, OwnerReference, Prefix, Record, Resource, Revision,
+    StoreError, Tx, Watch,
     applied::AppliedRevision,
     cache::{AnyCache, Applied},
     cascade::Cascade,
+    fresh::Fresh,
     rules::Rules,
     turns::Turns,
     tx::{COUNTERS, CounterFields, counter_key},
@@ -31,6 +32,8 @@ const APPLY_AT_ONCE: usize = 256;
 const RELIST_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 /// How many records are listed at a time when the caches are filled.
 const LIST_PAGE: usize = 4096;
+/// Pages that are read and decoded at the same time when the caches are filled, at most.
+const FILLERS: usize = 8;
 
 /// The values of a counter record, by field.
 pub type Counters = BTreeMap<String, i64>;
@@ -84,6 +87,7 @@ impl StoreBuilder {
             counters: RwLock::default(),
             applied: AppliedRevision::default(),
             cascade: Cascade::default(),
+            fresh: Fresh::default(),
             turns: Turns::default(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
@@ -117,6 +121,7 @@ struct Inner {
     /// The revision that all caches show.
     applied: AppliedRevision,
     cascade: Cascade,
+    fresh: Fresh,
     turns: Turns,
     stop: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -273,6 +278,10 @@ impl Store {
         &self.0.rules
     }
 
+    pub(crate) fn fresh(&self) -> &Fresh {
+        &self.0.fresh
+    }
+
     pub(crate) fn caches(&self) -> impl Iterator<Item = &Arc<dyn AnyCache>> {
         self.0.caches.values()
     }
@@ -293,25 +302,50 @@ impl Store {
             .map_or(Ok(()), |cache| cache.delete(tx, key))
     }
 
-    /// Lists everything into the caches; returns the revision from which to follow. Pages after the first may show later
-    /// revisions, whose batches come once more: the caches take what is newer only.
+    /// Takes everything into the caches; returns the revision from which to follow. Pages after the first may show later
+    /// revisions, whose batches come once more: the caches take what is newer only. Pages are decoded beside each other,
+    /// while the next are read.
     async fn fill(&self) -> Result<Revision, StoreError> {
+        let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(FILLERS));
         let mut first = None;
-        let mut after = None;
-        loop {
-            let page = self.0.backend.range(&Prefix::all(), after.as_ref(), LIST_PAGE).await?;
-            first.get_or_insert(page.revision);
-            for record in &page.records {
-                self.apply(&record.key, record.modified, Some(&record.value))?;
+        let mut after = Some(0);
+        let mut filling: VecDeque<JoinHandle<Result<(), StoreError>>> = VecDeque::new();
+        while let Some(place) = after {
+            let scan = self.0.backend.scan(place, LIST_PAGE).await?;
+            first.get_or_insert(scan.revision);
+            after = scan.next;
+            let store = self.clone();
+            filling.push_back(tokio::task::spawn_blocking(move || store.fill_page(scan.records)));
+            if filling.len() > at_once
+                && let Some(oldest) = filling.pop_front()
+            {
+                filled(oldest).await?;
             }
-            after = page.records.last().map(|record| record.key.clone());
-            if !page.more {
-                break;
-            }
+        }
+        for rest in filling {
+            filled(rest).await?;
         }
         let revision = first.unwrap_or_default();
         self.0.applied.advance(revision);
         Ok(revision)
+    }
+
+    /// Takes a page of records into the caches, before anybody follows them.
+    fn fill_page(&self, records: Vec<Record>) -> Result<(), StoreError> {
+        let mut by_kind: AHashMap<&str, Vec<&Record>> = AHashMap::new();
+        for record in &records {
+            by_kind.entry(&record.key.kind).or_default().push(record);
+        }
+        for (kind, records) in by_kind {
+            match self.0.caches.get(kind) {
+                Some(cache) => cache.fill(&records)?,
+                None if kind == COUNTERS => records
+                    .iter()
+                    .try_for_each(|record| self.count(&record.key, Some(&record.value)))?,
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     /// Applies every batch until the engine is closed. When it says that changes are gone, starts over from a list.
@@ -442,7 +476,9 @@ impl Store {
 
     fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Taken<'_>>, StoreError> {
         if let Some(cache) = self.0.caches.get(key.kind.as_str()) {
-            return Ok(cache.apply(key, revision, value)?.map(|applied| (cache, applied)));
+            let fresh = value.and_then(|bytes| self.0.fresh.take(bytes));
+            let applied = cache.apply(key, revision, value, fresh)?;
+            return Ok(applied.map(|applied| (cache, applied)));
         }
         if key.kind == COUNTERS {
             self.count(key, value)?;
@@ -477,6 +513,15 @@ impl Store {
 
 /// An event that a cache has taken in, and which.
 type Taken<'s> = (&'s Arc<dyn AnyCache>, Applied);
+
+/// The outcome of a page; its panic, which a kind's code made, is ours.
+async fn filled(page: JoinHandle<Result<(), StoreError>>) -> Result<(), StoreError> {
+    match page.await {
+        Ok(filled) => filled,
+        Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+        Err(_) => Err(StoreError::Closed),
+    }
+}
 
 /// Tells who listens. A panic of a listener ends there.
 fn tell((cache, applied): &Taken<'_>) {

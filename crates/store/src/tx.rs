@@ -269,6 +269,13 @@ impl<'s> Tx<'s> {
             return Ok(self.store.applied());
         }
         let store = self.store;
+        let staged = self.staged.into_values().filter_map(|staged| {
+            let Write::Put(_, bytes) = &self.writes[staged.position] else {
+                return None;
+            };
+            Some((bytes.clone(), staged.resource?))
+        });
+        let _written = store.fresh().keep(staged);
         let txn = Txn {
             expects: self.expects,
             writes: self.writes,

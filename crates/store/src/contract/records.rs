@@ -140,6 +140,29 @@ pub(super) async fn pages_cover_a_range_once(lab: &dyn Lab) {
     );
 }
 
+pub(super) async fn a_scan_covers_everything_once(lab: &dyn Lab) {
+    let engine = lab.open().await;
+    let keys: Vec<Key> = (0..25).map(|n| thing(format!("{:02}", n * 7 % 25))).collect();
+    for some in keys.chunks(4) {
+        commit(&*engine, some.iter().map(|key| put(key, "x")).collect()).await;
+    }
+    commit(&*engine, vec![Write::Delete(keys[3].clone()), put(&keys[5], "y")]).await;
+    commit(&*engine, vec![put(&keys[3], "again")]).await;
+    let (all, revision) = everything(&*engine).await;
+    for limit in [1, 7, 24, 25, 26, 1000] {
+        let mut seen = Vec::new();
+        let mut from = Some(0);
+        while let Some(place) = from {
+            let scan = engine.scan(place, limit).await.expect("a scan");
+            assert!(scan.records.len() <= limit && scan.revision == revision);
+            seen.extend(scan.records);
+            from = scan.next;
+        }
+        seen.sort_by_key(|record| record.key.encode().expect("a key"));
+        assert_eq!(seen, all, "with pages of {limit}");
+    }
+}
+
 pub(super) async fn a_transaction_expects(lab: &dyn Lab) {
     let engine = lab.open().await;
     let (key, other) = (thing("a"), thing("b"));

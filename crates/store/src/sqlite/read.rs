@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Semaphore;
 
 use super::{batch, connect, failed};
-use crate::{Batch, Key, Page, Prefix, Record, Revision, StoreError};
+use crate::{Batch, Key, Page, Prefix, Record, Revision, Scan, StoreError};
 
 /// Reads at a time; more wait. Records are mostly read from caches, so these are lists and watchers that lag.
 const READERS: usize = 4;
@@ -147,19 +147,47 @@ pub(super) fn range(
             more = true;
             break;
         }
-        let key = Key::decode(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
-        let value: Vec<u8> = row.get(1)?;
-        records.push(Record {
-            key,
-            value: value.into(),
-            created: revision(row, 2)?,
-            modified: revision(row, 3)?,
-        });
+        records.push(record(row)?);
     }
     Ok(Page {
         records,
         revision: head.revision,
         more,
+    })
+}
+
+/// Up to `limit` records from a row on. New rows come after all others, so that nothing is passed over.
+pub(super) fn scan(connection: &mut Connection, from: u64, limit: usize) -> Result<Scan, ReadError> {
+    let transaction = connection.transaction()?;
+    let head = head(&transaction)?;
+    let mut statement = transaction
+        .prepare_cached("SELECT key, value, created, modified, id FROM records WHERE id >= ?1 ORDER BY id LIMIT ?2")?;
+    let limit = limit.max(1);
+    let take = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![i64::try_from(from).unwrap_or(i64::MAX), take])?;
+    let mut records = Vec::new();
+    let mut last = 0;
+    while let Some(row) = rows.next()? {
+        records.push(record(row)?);
+        last = row.get::<_, i64>(4)? as u64;
+    }
+    let is_more = records.len() == limit;
+    Ok(Scan {
+        records,
+        revision: head.revision,
+        next: is_more.then(|| last + 1),
+    })
+}
+
+/// A record of a row that begins with key, value, created, modified.
+fn record(row: &Row<'_>) -> Result<Record, ReadError> {
+    let key = Key::decode(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
+    let value: Vec<u8> = row.get(1)?;
+    Ok(Record {
+        key,
+        value: value.into(),
+        created: revision(row, 2)?,
+        modified: revision(row, 3)?,
     })
 }
 

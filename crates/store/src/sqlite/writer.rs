@@ -1,6 +1,7 @@
 //! The one thread that writes.
 
 mod group;
+mod recent;
 
 use std::{fs::File, sync::Arc};
 
@@ -8,7 +9,10 @@ use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use self::group::{ApplyError, Group};
+use self::{
+    group::{ApplyError, Group},
+    recent::Recent,
+};
 use super::{SqliteOptions, failed, log::Log, prepared::Prepared, read::Head};
 use crate::{Revision, StoreError};
 
@@ -32,6 +36,8 @@ pub(super) struct Writer {
     connection: Connection,
     log: Arc<Log>,
     head: Head,
+    /// What is known of the records in the database, without looking.
+    recent: Recent,
     keep_revisions: u64,
     keep_bytes: u64,
     /// Held as long as this thread writes: keeps other processes out.
@@ -49,6 +55,7 @@ impl Writer {
             connection,
             log,
             head,
+            recent: Recent::default(),
             keep_revisions,
             keep_bytes,
             lock,
@@ -102,6 +109,7 @@ impl Writer {
         let committed = self.try_commit(transactions, &mut answers);
         if let Err(reason) = committed {
             error!(%reason, "a group of transactions was not committed");
+            self.recent.clear();
             self.roll_back();
             let off = |_| {
                 Err(StoreError::Backend {
@@ -137,7 +145,7 @@ impl Writer {
                 .err();
         }
         let mut group = match broken {
-            None => Group::begin(&self.connection, self.head),
+            None => Group::begin(&self.connection, &mut self.recent, self.head),
             Some(e) => Err(e),
         };
         let mut broken = None;

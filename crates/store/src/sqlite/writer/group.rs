@@ -1,11 +1,12 @@
 //! The transactions of one commit: each is checked in full before its first write, so that a refused one leaves nothing
 //! behind and its neighbours go on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
+use super::recent::{Known, Recent};
 use crate::{
     Batch, Delta, Event, Key, Revision, StoreError,
     sqlite::{
@@ -18,6 +19,8 @@ use crate::{
 
 /// An open SQLite transaction and how far it has come.
 pub(super) struct Group<'c> {
+    connection: &'c Connection,
+    recent: &'c mut Recent,
     find: CachedStatement<'c>,
     read: CachedStatement<'c>,
     insert: CachedStatement<'c>,
@@ -28,6 +31,15 @@ pub(super) struct Group<'c> {
     move_head: CachedStatement<'c>,
     head: Head,
     batches: Vec<Arc<Batch>>,
+}
+
+/// One write, decided.
+struct Decided {
+    encoded: String,
+    found: Found,
+    event: Event,
+    /// The sums of a counter record.
+    sums: Option<CounterFields>,
 }
 
 /// What is known of the record that a write goes to.
@@ -41,8 +53,11 @@ enum Found {
 }
 
 impl<'c> Group<'c> {
-    pub(super) fn begin(connection: &'c Connection, head: Head) -> rusqlite::Result<Self> {
+    /// `recent` is what is known before; whoever rolls the transaction back clears it.
+    pub(super) fn begin(connection: &'c Connection, recent: &'c mut Recent, head: Head) -> rusqlite::Result<Self> {
         Ok(Self {
+            connection,
+            recent,
             find: connection.prepare_cached("SELECT id, modified FROM records WHERE key = ?1")?,
             read: connection.prepare_cached("SELECT id, value FROM records WHERE key = ?1")?,
             insert: connection
@@ -73,30 +88,36 @@ impl<'c> Group<'c> {
         // Whatever may refuse comes before the first write.
         let mut changes = Vec::with_capacity(txn.writes.len());
         for (Change { key, encoded, what }, found) in txn.writes.into_iter().zip(found) {
-            let (value, found) = match what {
-                What::Put(value) => (Some(value), found),
-                What::Delete => (None, self.look_up(&encoded, found)?),
+            let (value, found, sums) = match what {
+                What::Put(value) => (Some(value), self.recall(&encoded, found), None),
+                What::Delete => (None, self.look_up(&encoded, found)?, None),
                 What::Add(deltas) => self.count(&key, &encoded, &deltas)?,
             };
             if value.is_some() || matches!(found, Found::Row(_)) {
-                changes.push((encoded, found, Event { key, value }));
+                let event = Event { key, value };
+                changes.push(Decided {
+                    encoded,
+                    found,
+                    event,
+                    sums,
+                });
             }
         }
         if changes.is_empty() {
             return Ok(self.head.revision);
         }
         let revision = self.head.revision.next();
-        for (encoded, found, event) in &changes {
-            self.write(revision, encoded, *found, event.value.as_deref())?;
+        for change in &mut changes {
+            self.write(revision, change)?;
         }
         let pairs = changes
             .iter()
-            .map(|(encoded, _, event)| (encoded.as_str(), event.value.as_deref()));
+            .map(|change| (change.encoded.as_str(), change.event.value.as_deref()));
         let noted = batch::encode(&txn.cause, txn.at, pairs);
         self.note.execute(params![revision.0 as i64, noted])?;
         self.head.revision = revision;
         self.head.history_bytes += noted.len() as u64;
-        let events = changes.into_iter().map(|(_, _, event)| event).collect();
+        let events = changes.into_iter().map(|change| change.event).collect();
         self.batches.push(Arc::new(Batch {
             revision,
             cause: txn.cause,
@@ -121,66 +142,112 @@ impl<'c> Group<'c> {
     }
 
     fn check(&mut self, wanted: &Wanted) -> Result<Found, ApplyError> {
-        let found: Option<(i64, i64)> = self
-            .find
-            .query_row([&wanted.encoded], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
+        let found = self.find(&wanted.encoded)?;
         let key = || wanted.key.clone();
         match (wanted.at, found) {
             (None, None) => Ok(Found::Absent),
             (None, Some(_)) => Err(StoreError::Exists { key: key() }.into()),
-            (Some(at), Some((row, modified))) if at.0 as i64 == modified => Ok(Found::Row(row)),
+            (Some(at), Some((row, modified))) if at == modified => Ok(Found::Row(row)),
             (Some(_), Some(_)) => Err(StoreError::Conflict { key: key() }.into()),
             (Some(_), None) => Err(StoreError::NotFound { key: key() }.into()),
         }
+    }
+
+    /// The row and the revision of a record.
+    fn find(&mut self, encoded: &str) -> rusqlite::Result<Option<(i64, Revision)>> {
+        if let Some(known) = self.recent.get(encoded) {
+            return Ok(Some((known.row, known.modified)));
+        }
+        let found = self.find.query_row([encoded], |row| {
+            Ok((row.get(0)?, Revision(row.get::<_, i64>(1)? as u64)))
+        });
+        found.optional()
     }
 
     fn look_up(&mut self, encoded: &str, found: Found) -> rusqlite::Result<Found> {
         if !matches!(found, Found::Unknown) {
             return Ok(found);
         }
-        let row: Option<i64> = self.find.query_row([encoded], |row| row.get(0)).optional()?;
-        Ok(row.map_or(Found::Absent, Found::Row))
+        Ok(self.find(encoded)?.map_or(Found::Absent, |(row, _)| Found::Row(row)))
     }
 
-    /// The new value of a counter record; none when it comes to nothing.
-    fn count(&mut self, key: &Key, encoded: &str, deltas: &[Delta]) -> Result<(Option<Bytes>, Found), ApplyError> {
+    /// As [`Group::look_up`], without looking: who does not know writes either way.
+    fn recall(&mut self, encoded: &str, found: Found) -> Found {
+        match (found, self.recent.get(encoded)) {
+            (Found::Unknown, Some(known)) => Found::Row(known.row),
+            (found, _) => found,
+        }
+    }
+
+    /// The new value of a counter record, none when it comes to nothing, and its sums.
+    fn count(&mut self, key: &Key, encoded: &str, deltas: &[Delta]) -> Result<Counted, ApplyError> {
+        let (mut sums, found) = match self.recent.get(encoded) {
+            Some(Known {
+                row, sums: Some(sums), ..
+            }) => (sums.clone(), Found::Row(*row)),
+            _ => self.read_sums(key, encoded)?,
+        };
+        for delta in deltas {
+            add(key, &mut sums, delta)?;
+        }
+        if sums.is_empty() {
+            return Ok((None, found, None));
+        }
+        let value = serde_json::to_vec(&sums).map_err(|e| StoreError::Invalid(format!("{key}: {e}")))?;
+        Ok((Some(value.into()), found, Some(sums)))
+    }
+
+    fn read_sums(&mut self, key: &Key, encoded: &str) -> Result<(CounterFields, Found), ApplyError> {
         let record: Option<(i64, Vec<u8>)> = self
             .read
             .query_row([encoded], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let (mut fields, found) = match record {
-            None => (CounterFields::new(), Found::Absent),
-            Some((row, value)) => {
-                let fields: BTreeMap<_, _> = serde_json::from_slice(&value).map_err(|e| StoreError::Decode {
-                    key: key.clone(),
-                    reason: format!("not a counter: {e}"),
-                })?;
-                (fields, Found::Row(row))
-            }
+        let Some((row, value)) = record else {
+            return Ok((CounterFields::new(), Found::Absent));
         };
-        for delta in deltas {
-            add(key, &mut fields, delta)?;
-        }
-        if fields.is_empty() {
-            return Ok((None, found));
-        }
-        let value = serde_json::to_vec(&fields).map_err(|e| StoreError::Invalid(format!("{key}: {e}")))?;
-        Ok((Some(value.into()), found))
+        let sums = serde_json::from_slice(&value).map_err(|e| StoreError::Decode {
+            key: key.clone(),
+            reason: format!("not a counter: {e}"),
+        })?;
+        Ok((sums, Found::Row(row)))
     }
 
-    fn write(&mut self, revision: Revision, key: &str, found: Found, value: Option<&[u8]>) -> rusqlite::Result<()> {
-        let at = revision.0 as i64;
-        match (value, found) {
-            (Some(value), Found::Absent) => self.insert.execute(params![key, value, at])?,
-            (Some(value), Found::Row(row)) => self.update.execute(params![row, value, at])?,
-            (Some(value), Found::Unknown) => self.put.execute(params![key, value, at])?,
-            (None, Found::Row(row)) => self.delete.execute([row])?,
-            (None, Found::Absent | Found::Unknown) => 0, // nothing to remove
+    fn write(&mut self, revision: Revision, change: &mut Decided) -> rusqlite::Result<()> {
+        let (key, at) = (change.encoded.as_str(), revision.0 as i64);
+        let row = match (change.event.value.as_deref(), change.found) {
+            (Some(value), Found::Absent) => {
+                self.insert.execute(params![key, value, at])?;
+                Some(self.connection.last_insert_rowid())
+            }
+            (Some(value), Found::Row(row)) => {
+                self.update.execute(params![row, value, at])?;
+                Some(row)
+            }
+            (Some(value), Found::Unknown) => {
+                self.put.execute(params![key, value, at])?;
+                None // inserted or not: SQLite does not say which row it is
+            }
+            (None, Found::Row(row)) => {
+                self.delete.execute([row])?;
+                self.recent.forget(key);
+                None
+            }
+            (None, Found::Absent | Found::Unknown) => None, // nothing to remove
         };
+        if let Some(row) = row {
+            let known = Known {
+                row,
+                modified: revision,
+                sums: change.sums.take(),
+            };
+            self.recent.note(key, known);
+        }
         Ok(())
     }
 }
+
+/// A counter record as it will be: its value, where it is, its sums.
+type Counted = (Option<Bytes>, Found, Option<CounterFields>);
 
 /// Adds to one field, within its limit.
 fn add(key: &Key, fields: &mut CounterFields, delta: &Delta) -> Result<(), StoreError> {

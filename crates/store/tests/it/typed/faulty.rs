@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use madang_store::{Backend, Batch, Key, Page, Prefix, Record, Revision, StoreError, Txn, Watch};
+use madang_store::{Backend, Batch, Key, Page, Prefix, Record, Revision, Scan, StoreError, Txn, Watch};
 
 /// Passes everything on, except that watches lose their way when told to, and lists fail a few times after that.
 pub struct Forgetful {
@@ -66,6 +66,10 @@ impl Backend for Forgetful {
         }
         // Short pages, so that a list is made of several moments.
         self.inner.range(prefix, after, limit.min(7)).await
+    }
+
+    async fn scan(&self, from: u64, limit: usize) -> Result<Scan, StoreError> {
+        self.inner.scan(from, limit.min(7)).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<Revision, StoreError> {
