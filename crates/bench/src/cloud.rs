@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub struct Bench {
     pub binary: PathBuf,
     pub scratch: PathBuf,
+    /// Hosts, and workloads that are placed on them.
+    pub placed: (usize, usize),
 }
 
 /// A running cloud. Stopped, and its traces removed, by [`Cloud::close`].

@@ -27,6 +27,12 @@ struct Arguments {
     /// Where data directories are made: on the disk that is to be measured [default: where temporary files go]
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// Hosts for `placements`
+    #[arg(long, default_value_t = 10_000)]
+    hosts: usize,
+    /// Workloads for `placements`
+    #[arg(long, default_value_t = 1_000_000)]
+    workloads: usize,
     /// Also write the table into this file, between its marks
     #[arg(long)]
     write: Option<PathBuf>,
@@ -42,6 +48,7 @@ async fn main() -> anyhow::Result<()> {
     let bench = cloud::Bench {
         binary: arguments.madang.canonicalize()?,
         scratch: scratch.path().to_owned(),
+        placed: (arguments.hosts, arguments.workloads),
     };
     let mut report = Report::default();
     for measure in Measure::ALL {

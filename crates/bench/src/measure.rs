@@ -3,6 +3,8 @@
 mod compute;
 mod identity;
 mod login;
+mod placements;
+mod scale;
 mod startup;
 mod store;
 mod workloads;
@@ -22,17 +24,23 @@ pub enum Measure {
     Login,
     /// A thousand simulated servers
     Compute,
+    /// Ten thousand simulated servers
+    Scale,
+    /// A million workloads on ten thousand hosts
+    Placements,
     /// A real machine and a real container
     Workloads,
 }
 
 impl Measure {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Store,
         Self::Startup,
         Self::Identity,
         Self::Login,
         Self::Compute,
+        Self::Scale,
+        Self::Placements,
         Self::Workloads,
     ];
 
@@ -44,6 +52,8 @@ impl Measure {
             Self::Identity => identity::run(bench, report).await,
             Self::Login => login::run(bench, report).await,
             Self::Compute => compute::run(bench, report).await,
+            Self::Scale => scale::run(bench, report).await,
+            Self::Placements => placements::run(bench, report).await,
             Self::Workloads => workloads::run(bench, report).await,
         }
     }

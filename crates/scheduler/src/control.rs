@@ -3,16 +3,24 @@
 //! ```text
 //! pending claims ──up to 256──► choose hosts on the snapshot ──► one transaction ──► placed, or failed with the reason
 //! ```
-//! The snapshot is what the watch has brought plus what this round has given away. Capacity is checked again inside the
-//! commit: a round that loses a race is decided anew.
+//! The snapshot is what the watch has brought plus what rounds under way have given away, so that the next rounds are
+//! planned while the ones before are written. Capacity is checked again inside the commit: a round that loses a race is
+//! decided anew.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use madang_control::{Backoff, Queue, TaskGroup};
-use madang_store::{Cause, Change, Key, Resource, Store, StoreError, Tx};
+use madang_store::{Cause, Change, Key, Resource, Revision, Store, StoreError, Tx};
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 pub use crate::snapshot::is_alive;
 use crate::{
@@ -24,6 +32,10 @@ use crate::{
 
 /// Claims placed in one transaction at most.
 const ROUND: usize = 256;
+/// Rounds under way at most: one is planned while others are written, and the engine makes those durable together.
+const ROUNDS: usize = 4;
+/// As often others may be faster before a round is put off.
+const ATTEMPTS: usize = 8;
 /// A host that was not heard of for this long takes nothing. Heartbeats come every minute.
 pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(180);
 /// How often everything pending is looked at without a change.
@@ -66,28 +78,29 @@ pub fn run_with(store: &Store, options: Options, group: &TaskGroup) {
             }
         };
         crate::claim::heal::run(&store).await;
-        let mut scheduler = Scheduler {
-            store,
-            options,
-            snapshot,
-            turn: 0,
-        };
+        let scheduler = Scheduler::new(store, options, snapshot);
+        let mut rounds = JoinSet::new();
         loop {
             let first = tokio::select! {
-                ticket = queue.next() => ticket,
-                () = token.cancelled() => return,
+                ticket = queue.next(), if rounds.len() < ROUNDS => ticket,
+                Some(_) = rounds.join_next() => continue,
+                () = token.cancelled() => break,
             };
             let mut tickets = vec![first];
             tickets.extend(queue.take_ready(ROUND - 1));
-            let keys: Vec<Key> = tickets.iter().map(|ticket| ticket.key().clone()).collect();
-            match scheduler.place(&keys).await {
-                Ok(()) => tickets.into_iter().for_each(madang_control::Ticket::done),
-                Err(error) => {
-                    warn!(%error, claims = keys.len(), "could not place claims, trying again");
-                    tickets.into_iter().for_each(madang_control::Ticket::failed);
+            let scheduler = scheduler.clone();
+            rounds.spawn(async move {
+                let keys: Vec<Key> = tickets.iter().map(|ticket| ticket.key().clone()).collect();
+                match scheduler.place_round(&keys).await {
+                    Ok(()) => tickets.into_iter().for_each(madang_control::Ticket::done),
+                    Err(error) => {
+                        warn!(%error, claims = keys.len(), "could not place claims, trying again");
+                        tickets.into_iter().for_each(madang_control::Ticket::failed);
+                    }
                 }
-            }
+            });
         }
+        while rounds.join_next().await.is_some() {}
     });
 }
 
@@ -102,30 +115,25 @@ pub async fn follow(store: &Store) -> Result<Arc<Mutex<Snapshot>>, StoreError> {
     listen::<Provider>(store, &snapshot, &early, Seen::Provider, Snapshot::provider_changed);
     listen::<HostGroup>(store, &snapshot, &early, Seen::Group, Snapshot::group_changed);
     listen::<Claim>(store, &snapshot, &early, Seen::Claim, Snapshot::claim_changed);
-    let providers = load::<Provider>(store);
-    let groups = load::<HostGroup>(store);
-    let claims = load::<Claim>(store);
+    let providers = store.cache::<Provider>().all();
+    let groups = store.cache::<HostGroup>().all();
+    let claims = store.cache::<Claim>().all();
     // Whatever was loaded has been told by when the caches are applied so far.
-    let newest = [
-        providers.values().map(|one| one.revision).max(),
-        groups.values().map(|one| one.revision).max(),
-        claims.values().map(|one| one.revision).max(),
-    ];
+    let newest = [newest(&providers), newest(&groups), newest(&claims)];
     if let Some(newest) = newest.into_iter().flatten().max() {
         store.reached(newest).await?;
     }
     let mut locked = snapshot.lock();
-    for provider in providers.values() {
-        locked.provider_changed(&new(provider));
-    }
-    for group in groups.values() {
-        locked.group_changed(&new(group));
-    }
-    for claim in claims.values() {
-        locked.claim_changed(&new(claim));
-    }
+    providers.iter().for_each(|one| locked.provider_changed(&new(one)));
+    groups.iter().for_each(|one| locked.group_changed(&new(one)));
+    claims.iter().for_each(|one| locked.claim_changed(&new(one)));
     let waiting = early.lock().take().unwrap_or_default();
-    let mut late = (Latest(providers), Latest(groups), Latest(claims));
+    let changed: HashSet<Key> = waiting.iter().map(Seen::key).collect();
+    let mut late = (
+        Latest::of(&providers, &changed),
+        Latest::of(&groups, &changed),
+        Latest::of(&claims, &changed),
+    );
     for seen in waiting {
         match seen {
             Seen::Provider(change) => late.0.take(change).iter().for_each(|c| locked.provider_changed(c)),
@@ -142,6 +150,16 @@ enum Seen {
     Provider(Change<Provider>),
     Group(Change<HostGroup>),
     Claim(Change<Claim>),
+}
+
+impl Seen {
+    fn key(&self) -> Key {
+        match self {
+            Self::Provider(change) => change.resource().key(),
+            Self::Group(change) => change.resource().key(),
+            Self::Claim(change) => change.resource().key(),
+        }
+    }
 }
 
 fn listen<K: madang_store::Kind>(
@@ -164,9 +182,8 @@ fn listen<K: madang_store::Kind>(
     });
 }
 
-fn load<K: madang_store::Kind>(store: &Store) -> HashMap<Key, Arc<Resource<K>>> {
-    let all = store.cache::<K>().all().into_iter();
-    all.map(|resource| (resource.key(), resource)).collect()
+fn newest<K: madang_store::Kind>(all: &[Arc<Resource<K>>]) -> Option<Revision> {
+    all.iter().map(|one| one.revision).max()
 }
 
 fn new<K: madang_store::Kind>(resource: &Arc<Resource<K>>) -> Change<K> {
@@ -180,6 +197,15 @@ fn new<K: madang_store::Kind>(resource: &Arc<Resource<K>>) -> Change<K> {
 struct Latest<K: madang_store::Kind>(HashMap<Key, Arc<Resource<K>>>);
 
 impl<K: madang_store::Kind> Latest<K> {
+    /// Those of what was loaded that have changed meanwhile.
+    fn of(loaded: &[Arc<Resource<K>>], changed: &HashSet<Key>) -> Self {
+        if changed.is_empty() {
+            return Self(HashMap::new());
+        }
+        let keyed = loaded.iter().map(|resource| (resource.key(), Arc::clone(resource)));
+        Self(keyed.filter(|(key, _)| changed.contains(key)).collect())
+    }
+
     /// The change as it is over what was loaded; none when it was loaded already.
     fn take(&mut self, change: Change<K>) -> Option<Change<K>> {
         let key = change.resource().key();
@@ -211,112 +237,152 @@ impl<K: madang_store::Kind> Latest<K> {
 }
 
 /// Places claims on a snapshot, round by round. The scheduler's task has one; benches and tests may have their own.
+/// Clones are the same scheduler.
+#[derive(Clone)]
 pub struct Scheduler {
-    /// The store.
-    pub store: Store,
-    /// The settings.
-    pub options: Options,
-    /// The hosts, from [`follow`].
-    pub snapshot: Arc<Mutex<Snapshot>>,
+    store: Store,
+    options: Arc<Options>,
+    snapshot: Arc<Mutex<Snapshot>>,
     /// Where the next search begins, so that equal hosts take turns.
-    pub turn: usize,
+    turn: Arc<AtomicUsize>,
 }
 
 impl Scheduler {
-    /// Places (or fails) the pending ones of `keys` in one transaction.
+    /// One that places on `snapshot`, from [`follow`].
+    pub fn new(store: Store, options: Options, snapshot: Arc<Mutex<Snapshot>>) -> Self {
+        Self {
+            store,
+            options: Arc::new(options),
+            snapshot,
+            turn: Arc::default(),
+        }
+    }
+
+    /// Places (or fails) the pending ones of `keys`, each once, as the scheduler's task does: rounds under way at a time.
+    ///
+    /// # Errors
+    /// As [`Scheduler::place_round`], of the first round that does not come about; others may have.
+    pub async fn place(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let mut rounds = JoinSet::new();
+        let mut outcome = Ok(());
+        let mut left = keys.chunks(ROUND);
+        loop {
+            if rounds.len() < ROUNDS
+                && let Some(round) = left.next()
+            {
+                let (scheduler, keys) = (self.clone(), round.to_vec());
+                rounds.spawn(async move { scheduler.place_round(&keys).await });
+                continue;
+            }
+            match rounds.join_next().await {
+                Some(placed) => outcome = outcome.and(placed.unwrap_or(Err(StoreError::Closed))),
+                None => return outcome,
+            }
+        }
+    }
+
+    /// Places (or fails) the pending ones of `keys` in one transaction. Others may be under way, for other keys.
     ///
     /// # Errors
     /// What the store says; `LimitExceeded` when others were faster eight times.
-    pub async fn place(&mut self, keys: &[Key]) -> Result<(), StoreError> {
+    pub async fn place_round(&self, keys: &[Key]) -> Result<(), StoreError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let mut taken: Vec<Arc<Resource<Claim>>> = Vec::new();
-            let (store, options, snapshot) = (self.store.clone(), &self.options, &self.snapshot);
-            let turn = &mut self.turn;
-            let decided = store
+            let mut taken = Taken {
+                snapshot: &self.snapshot,
+                claims: Vec::new(),
+            };
+            let decided = self
+                .store
                 .transact(Cause::system("scheduler"), |tx| {
-                    let mut hosts = snapshot.lock();
-                    give_back(&mut hosts, &mut taken);
-                    round(tx, keys, options, &mut hosts, &mut taken, turn)
+                    taken.give_back();
+                    self.plan(tx, keys, &mut taken)
                 })
                 .await;
-            // The watch has brought what was committed: what was noted beforehand is counted twice until now.
-            give_back(&mut snapshot.lock(), &mut taken);
             match decided {
                 // The view was older than the usage: the newest is in the caches soon.
-                Err(StoreError::LimitExceeded { .. }) if attempts < 8 => {
-                    let newest = store.backend().revision().await?;
-                    store.reached(newest).await?;
+                Err(StoreError::LimitExceeded { .. }) if attempts < ATTEMPTS => {
+                    drop(taken);
+                    let newest = self.store.backend().revision().await?;
+                    self.store.reached(newest).await?;
                 }
                 other => return other,
             }
         }
     }
-}
 
-fn give_back(hosts: &mut Snapshot, taken: &mut Vec<Arc<Resource<Claim>>>) {
-    for claim in taken.drain(..) {
-        hosts.untake(&claim);
-    }
-}
-
-fn round(
-    tx: &mut Tx<'_>,
-    keys: &[Key],
-    options: &Options,
-    hosts: &mut Snapshot,
-    taken: &mut Vec<Arc<Resource<Claim>>>,
-    turn: &mut usize,
-) -> Result<(), StoreError> {
-    let mut placed_groups: HashMap<Uuid, Vec<String>> = HashMap::new();
-    for key in keys {
-        let pending = tx.get::<Claim>(key);
-        let Some(claim) = pending.filter(|c| c.status.is_pending() && !c.metadata.is_deleting()) else {
-            continue;
-        };
-        let members = members(tx.store(), &claim, &placed_groups);
-        let store = tx.store();
-        let host_of = |id: &str| store.cache::<Claim>().by_name(id)?.status.host.clone();
-        let ask = Ask::new(&claim.spec, claim.project(), members, host_of);
-        let mut new = (*claim).clone();
-        // Each begins a little further on, so that equal hosts take turns within a round, too.
-        *turn = turn.wrapping_add(1);
-        let start = turn.wrapping_mul(31) % hosts.len().max(1);
-        match choose(hosts, options, &ask, tx.at(), start) {
-            Ok(choice) => {
-                if let Some(group) = &claim.spec.group {
-                    placed_groups.entry(group.id).or_default().push(choice.host.clone());
+    fn plan(&self, tx: &mut Tx<'_>, keys: &[Key], taken: &mut Taken<'_>) -> Result<(), StoreError> {
+        for key in keys {
+            let pending = tx.get::<Claim>(key);
+            let Some(claim) = pending.filter(|c| c.status.is_pending() && !c.metadata.is_deleting()) else {
+                continue;
+            };
+            let store = tx.store();
+            let host_of = |id: &str| store.cache::<Claim>().by_name(id)?.status.host.clone();
+            // Locked for one claim at a time: whoever brings changes waits for it.
+            let mut hosts = self.snapshot.lock();
+            let members = members(store, &claim, &hosts);
+            let ask = Ask::new(&claim.spec, claim.project(), members, host_of);
+            let mut new = (*claim).clone();
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let start = turn.wrapping_mul(31) % hosts.len().max(1);
+            match choose(&hosts, &self.options, &ask, tx.at(), start) {
+                Ok(choice) => {
+                    new.status.host = Some(choice.host);
+                    new.status.provider = Some(choice.provider);
+                    new.status.shares = choice.shares;
+                    new.status.generation += 1;
+                    let new = Arc::new(new);
+                    hosts.take(&new);
+                    drop(hosts);
+                    taken.claims.push(Arc::clone(&new));
+                    tx.update(&claim, (*new).clone())?;
                 }
-                new.status.host = Some(choice.host);
-                new.status.provider = Some(choice.provider);
-                new.status.shares = choice.shares;
-                new.status.generation += 1;
-            }
-            Err(nowhere) => {
-                let Nowhere { reason, refusals } = *nowhere;
-                info!(consumer = claim.name(), reason, "no host for a claim");
-                new.status.failure = Some(reason);
-                new.status.refusals = refusals;
+                Err(nowhere) => {
+                    drop(hosts);
+                    let Nowhere { reason, refusals } = *nowhere;
+                    info!(consumer = claim.name(), reason, "no host for a claim");
+                    new.status.failure = Some(reason);
+                    new.status.refusals = refusals;
+                    tx.update(&claim, new)?;
+                }
             }
         }
-        let new = tx.update(&claim, new)?;
-        if new.status.provider.is_some() {
-            hosts.take(&new);
-            taken.push(new);
-        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// What a round has taken of the snapshot. What the watch has not brought by the end of the round did not come about.
+struct Taken<'s> {
+    snapshot: &'s Mutex<Snapshot>,
+    claims: Vec<Arc<Resource<Claim>>>,
+}
+
+impl Taken<'_> {
+    fn give_back(&mut self) {
+        let mut hosts = self.snapshot.lock();
+        self.claims.drain(..).for_each(|claim| hosts.untake(&claim));
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
 }
 
 /// The hosts of a claim's group, once for each member that has one.
-fn members(store: &Store, claim: &Resource<Claim>, placed: &HashMap<Uuid, Vec<String>>) -> Vec<String> {
+fn members(store: &Store, claim: &Resource<Claim>, snapshot: &Snapshot) -> Vec<String> {
     let Some(group) = &claim.spec.group else {
         return Vec::new();
     };
     let others = store.cache::<Claim>().by("group", &group.id.to_string());
-    let others = others.iter().filter(|other| other.name() != claim.name());
-    let mut hosts: Vec<String> = others.filter_map(|other| other.status.host.clone()).collect();
-    hosts.extend(placed.get(&group.id).into_iter().flatten().cloned());
-    hosts
+    let mut hosts: HashMap<&str, &String> = HashMap::new();
+    for other in others.iter().chain(snapshot.passing(group.id)) {
+        if let Some(host) = other.status.host.as_ref().filter(|_| other.name() != claim.name()) {
+            hosts.insert(other.name(), host);
+        }
+    }
+    hosts.into_values().cloned().collect()
 }

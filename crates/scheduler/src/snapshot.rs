@@ -1,14 +1,15 @@
 //! Every host with what is taken of it, in memory, kept current by the watch: what plans are made on.
 //!
 //! Nothing is rebuilt for a claim: a change of a provider, a claim or a host group changes its own entries. What a round of
-//! the scheduler gives away is noted by [`Snapshot::take`] and taken back by [`Snapshot::untake`] once the watch has
-//! brought it.
+//! the scheduler gives away is noted by [`Snapshot::take`]; that ends when the watch brings it, or with
+//! [`Snapshot::untake`] when it does not come about. Nothing is ever counted twice or not at all in between.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use ahash::AHashMap;
 use jiff::Timestamp;
 use madang_store::{Change, Resource};
+use uuid::Uuid;
 
 use crate::{
     Amounts, Claim, Class, DISK_GB, HostGroup, MEMORY_MB, Provider, VCPU,
@@ -116,6 +117,10 @@ pub struct Snapshot {
     sharing: usize,
     /// Placed claims whose provider is not known yet.
     early: Vec<Arc<Resource<Claim>>>,
+    /// What is given away and not brought by the watch yet, by the claim's uid.
+    passing: AHashMap<Uuid, Arc<Resource<Claim>>>,
+    /// Those of them that are in a group.
+    passing_groups: AHashMap<Uuid, Vec<Arc<Resource<Claim>>>>,
 }
 
 impl Snapshot {
@@ -304,6 +309,10 @@ impl Snapshot {
 
     /// A claim has come, changed or gone.
     pub fn claim_changed(&mut self, change: &Change<Claim>) {
+        // One that is still pending may be told after it was given something.
+        if change.new.as_ref().is_none_or(|new| !new.status.is_pending()) {
+            self.settle(change.resource().metadata.uid);
+        }
         if let Some(old) = &change.old {
             self.early.retain(|early| early.key() != old.key());
             self.count(old, -1);
@@ -374,13 +383,37 @@ impl Snapshot {
 
     /// Notes that a claim was given something that the watch has not brought yet.
     pub fn take(&mut self, claim: &Arc<Resource<Claim>>) {
+        self.settle(claim.metadata.uid);
+        if let Some(group) = &claim.spec.group {
+            self.passing_groups.entry(group.id).or_default().push(Arc::clone(claim));
+        }
+        self.passing.insert(claim.metadata.uid, Arc::clone(claim));
         self.count(claim, 1);
     }
 
-    /// Takes back what [`Snapshot::take`] noted.
+    /// Takes back what [`Snapshot::take`] noted; nothing when the watch has brought it.
     pub fn untake(&mut self, claim: &Arc<Resource<Claim>>) {
-        self.early.retain(|early| early.key() != claim.key());
-        self.count(claim, -1);
+        self.settle(claim.metadata.uid);
+    }
+
+    /// What was given to members of a group and is not brought by the watch yet.
+    pub fn passing(&self, group: Uuid) -> &[Arc<Resource<Claim>>] {
+        self.passing_groups.get(&group).map_or(&[], Vec::as_slice)
+    }
+
+    /// Ends the note of what was given to a claim.
+    fn settle(&mut self, uid: Uuid) {
+        let Some(claim) = self.passing.remove(&uid) else { return };
+        if let Some(group) = &claim.spec.group
+            && let Some(members) = self.passing_groups.get_mut(&group.id)
+        {
+            members.retain(|other| other.metadata.uid != uid);
+            if members.is_empty() {
+                self.passing_groups.remove(&group.id);
+            }
+        }
+        self.early.retain(|early| early.metadata.uid != uid);
+        self.count(&claim, -1);
     }
 }
 

@@ -258,19 +258,14 @@ async fn two_schedulers_never_give_more_than_there_is() {
         let (store, half) = (store.clone(), half.to_vec());
         async move {
             let snapshot = follow(&store).await.unwrap();
-            let mut scheduler = Scheduler {
-                store,
-                options: Options::default(),
-                snapshot,
-                turn: 0,
-            };
+            let scheduler = Scheduler::new(store, Options::default(), Arc::clone(&snapshot));
             for some in half.chunks(3) {
                 scheduler.place(some).await.unwrap();
             }
-            scheduler
+            snapshot
         }
     });
-    let schedulers = futures_util::future::join_all(work).await;
+    let snapshots = futures_util::future::join_all(work).await;
     let claims = store.cache::<Claim>().all();
     assert_eq!(store.cache::<Claim>().count_by("pending", "yes"), 0);
     for host in &hosts {
@@ -280,8 +275,8 @@ async fn two_schedulers_never_give_more_than_there_is() {
         let had: i64 = on_it.filter_map(|claim| claim.spec.resources.get(VCPU)).sum();
         assert!(had <= 10, "{had} on {}", host.spec.name);
         assert_eq!(used(&store, host), had);
-        for scheduler in &schedulers {
-            let snapshot = scheduler.snapshot.lock();
+        for snapshot in &snapshots {
+            let snapshot = snapshot.lock();
             let seen = snapshot
                 .named(&host.spec.name)
                 .and_then(|at| snapshot.host(at))
@@ -289,6 +284,91 @@ async fn two_schedulers_never_give_more_than_there_is() {
             assert_eq!(seen.used.get(VCPU).unwrap_or(0), had, "the snapshot shows what is");
         }
     }
+    store.close().await;
+}
+
+/// What rounds under way have given away counts once, neither twice nor not at all: the last place is found, and one more
+/// is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rounds_under_way_fill_a_cloud_to_the_last_place() {
+    use madang_scheduler::{
+        Options,
+        control::{Scheduler, follow},
+    };
+
+    let (store, _dir) = store().await;
+    let mut hosts = Vec::new();
+    for n in 0..10 {
+        hosts.push(provider(&store, &format!("h{n}"), 200).await);
+    }
+    let snapshot = follow(&store).await.unwrap();
+    let scheduler = Scheduler::new(store.clone(), Options::default(), Arc::clone(&snapshot));
+    for count in [2000, 1] {
+        let mut tx = store.begin(Cause::system("test"));
+        let keys: Vec<_> = (0..count).map(|_| tx.create(claim(1, None)).unwrap().key()).collect();
+        tx.commit().await.unwrap();
+        scheduler.place(&keys).await.unwrap();
+        let placed = keys
+            .iter()
+            .filter(|key| store.get::<Claim>(key).unwrap().status.host.is_some());
+        assert_eq!(placed.count(), if count > 1 { count } else { 0 });
+        assert!(
+            keys.iter()
+                .all(|key| !store.get::<Claim>(key).unwrap().status.is_pending())
+        );
+    }
+    assert!(hosts.iter().all(|host| used(&store, host) == 200));
+    let snapshot = snapshot.lock();
+    for host in &hosts {
+        let at = snapshot.named(&host.spec.name).unwrap();
+        assert_eq!(snapshot.host(at).unwrap().used.get(VCPU), Some(200));
+    }
+    drop(snapshot);
+    store.close().await;
+}
+
+/// A group's members see each other across rounds that are under way at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_group_is_kept_apart_across_rounds() {
+    use madang_scheduler::{
+        Options,
+        control::{Scheduler, follow},
+    };
+
+    let (store, _dir) = store().await;
+    for n in 0..8 {
+        provider(&store, &format!("h{n}"), 2000).await;
+    }
+    let group = ClaimGroup {
+        id: uuid::Uuid::new_v4(),
+        policy: GroupPolicy::AntiAffinity,
+        max_server_per_host: Some(1),
+    };
+    let scheduler = Scheduler::new(store.clone(), Options::default(), follow(&store).await.unwrap());
+    let mut tx = store.begin(Cause::system("test"));
+    let mut members = Vec::new();
+    let mut keys = Vec::new();
+    for n in 0..1500 {
+        let mut one = claim(1, None);
+        one.spec.group = (n % 150 == 0).then(|| group.clone());
+        let key = tx.create(one).unwrap().key();
+        members.extend((n % 150 == 0).then(|| key.clone()));
+        keys.push(key);
+    }
+    tx.commit().await.unwrap();
+    scheduler.place(&keys).await.unwrap();
+    let mut hosts: Vec<_> = members
+        .iter()
+        .filter_map(|key| store.get::<Claim>(key).unwrap().status.host.clone())
+        .collect();
+    assert_eq!(
+        (members.len(), hosts.len()),
+        (10, 8),
+        "two of ten have no host of their own"
+    );
+    hosts.sort_unstable();
+    hosts.dedup();
+    assert_eq!(hosts.len(), 8);
     store.close().await;
 }
 

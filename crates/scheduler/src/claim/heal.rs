@@ -3,16 +3,14 @@
 //! Usage is counted in the transaction that gives it, so the two agree after any crash. Where they do not (a defect, a
 //! record brought back by hand), what claims say is the truth.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
+use ahash::AHashMap;
 use madang_store::{Cause, Delta, Store};
 use tracing::{error, warn};
 
 use super::rules::usage_group;
-use crate::{Claim, Provider};
+use crate::{Amounts, Claim, Provider};
 
 /// A provider's class of which another amount is counted than claims have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,36 +27,37 @@ pub struct Drift {
 
 /// Where counters and claims differ, as the caches show them.
 pub fn drifts(store: &Store) -> Vec<Drift> {
-    let mut had: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
-    for claim in store.cache::<Claim>().all() {
+    let claims = store.cache::<Claim>().all();
+    let mut had: AHashMap<&str, Amounts> = AHashMap::new();
+    for claim in &claims {
         for (provider, amounts) in claim.status.given(&claim.spec) {
-            let of_provider = had.entry(provider.to_owned()).or_default();
-            for (class, amount) in amounts {
-                *of_provider.entry(class.to_string()).or_default() += amount;
-            }
+            let of_provider = had.entry(provider).or_default();
+            amounts
+                .iter()
+                .for_each(|(class, amount)| of_provider.add(class, amount));
         }
     }
-    let known: BTreeSet<String> = store
-        .cache::<Provider>()
-        .all()
+    let providers = store.cache::<Provider>().all();
+    let known: BTreeSet<&str> = providers
         .iter()
-        .map(|provider| provider.name().to_owned())
-        .chain(had.keys().cloned())
+        .map(|provider| provider.name())
+        .chain(had.keys().copied())
         .collect();
     let mut drifts = Vec::new();
     for provider in known {
-        let counted = store.counters("", &usage_group(&provider));
-        let had = had.remove(&provider).unwrap_or_default();
-        let classes: BTreeSet<&String> = counted.keys().chain(had.keys()).collect();
+        let counted = store.counters("", &usage_group(provider));
+        let had = had.remove(provider).unwrap_or_default();
+        let classes: BTreeSet<&str> = counted
+            .keys()
+            .map(String::as_str)
+            .chain(had.iter().map(|(class, _)| &**class))
+            .collect();
         for class in classes {
-            let (counted, had) = (
-                counted.get(class).copied().unwrap_or(0),
-                had.get(class).copied().unwrap_or(0),
-            );
+            let (counted, had) = (counted.get(class).copied().unwrap_or(0), had.get(class).unwrap_or(0));
             if counted != had {
                 drifts.push(Drift {
-                    provider: provider.clone(),
-                    class: class.clone(),
+                    provider: provider.to_owned(),
+                    class: class.to_owned(),
                     counted,
                     had,
                 });
