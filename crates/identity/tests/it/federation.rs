@@ -58,7 +58,8 @@ impl Provider {
                 }),
             )
             .route("/introspect", post(introspect));
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        let _serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { issuer, fetched }
     }
 
