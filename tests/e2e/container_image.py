@@ -29,14 +29,14 @@ timeout 5 wget -q -O - "http://$QUERY_STRING:8080/" 2>&1
 """
 
 
-def build(path):
-    """Writes the archive."""
+def build(path, command=("/init",)):
+    """Writes the archive of an image that runs this."""
     layer = _layer()
     packed = gzip.compress(layer, mtime=0)
     config = json.dumps({
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["/init"], "Env": ["PATH=/bin", "GREETING=hello"], "WorkingDir": "/"},
+        "config": {"Cmd": list(command), "Env": ["PATH=/bin", "GREETING=hello"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }).encode()  # fmt: skip
     manifest = json.dumps({

@@ -134,7 +134,7 @@ def snapshot(lab=None, instances=()):
         # Others' come and go with what runs in them; madang's carry its name, wherever they hang.
         "cgroups": {str(path) for path in _directories("/sys/fs/cgroup") if "madang" in str(path) or "mdg" in str(path)},
         "mounts": {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()},
-        "loop devices": {str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")},
+        "loop devices": {file for file in _loops() if "/madang-lab-" not in file or (lab and str(lab.scratch) in file)},
         "accounts": set(Path("/etc/passwd").read_text().splitlines()),
         "files": {
             str(path)
@@ -171,6 +171,13 @@ def difference(before, after):
         if subject != "processes":
             found += [f"gone from {subject}: {line}" for line in sorted(before[subject] - after[subject])]
     return found
+
+
+def _loops():
+    """The files that are block devices now."""
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            yield path.read_text().strip()
 
 
 def _names(directory):

@@ -33,7 +33,7 @@ use madang_image::{Cache, Intake};
 use madang_network::Port;
 use madang_store::{Key, Resource, Store, StoreError};
 use tokio::sync::broadcast;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use self::{config_drive::ConfigDriveFormat, heartbeat::HostFacts};
 use self::{plan::Step, slots::Slots};
@@ -290,6 +290,7 @@ impl Agent {
     ) -> Result<Next, AgentError> {
         let ports = workload::ports(&self.store, server);
         if let Some(next) = self.wait_for(server, &ports).await? {
+            self.make_ready(server, driver).await?;
             return Ok(next);
         }
         match self.hold_volumes(server).await? {
@@ -321,6 +322,23 @@ impl Agent {
             }
             Err(error) => self.give_up_or_retry(server, error).await,
         }
+    }
+
+    /// Uses the time until its ports are wired. What fails is told by the start.
+    async fn make_ready(&self, server: &Resource<Server>, driver: &Arc<dyn Driver>) -> Result<(), AgentError> {
+        if self.options.ground.is_none() {
+            // Nothing takes time on simulated hosts.
+            return Ok(());
+        }
+        let uid = self.uid(server).await?;
+        let ready = match self.workload(server, &[], uid).await {
+            Ok(workload) => driver.make_ready(&workload).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ready {
+            debug!(server = server.name(), %error, "could not be made ready before its ports are wired");
+        }
+        Ok(())
     }
 
     /// Something to come back for while a port is not wired; none when all are.

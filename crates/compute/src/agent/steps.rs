@@ -205,6 +205,10 @@ impl Agent {
             return Ok(Next::Done);
         };
         let source = moving.source.clone();
+        let stays = server.status.host.as_deref() == Some(source.as_str()) && moving.power == Power::On;
+        if stays && server.spec.driver == "oci" && self.resize_running(server, driver).await? {
+            return self.transact(server, returned).await;
+        }
         driver.stop(server.metadata.uid, Some(GRACE)).await?;
         self.transact(server, |tx, changed| {
             if set_stage(changed, Stage::Reverting, Stage::Returning) {

@@ -148,7 +148,11 @@ fn open(
     info: &RequestInfo,
 ) -> Result<String, Failure> {
     if kind == ConsoleKind::Vnc && server.spec.driver == "oci" {
-        return Err(unavailable(shape));
+        let reason = format!(
+            "Unavailable console type {shape}: instance {} is a container and has no screen; its console is of type serial",
+            server.name()
+        );
+        return Err(Failure::invalid(reason));
     }
     let now = state::of(server);
     if now.task_state.is_some_and(|task| task != "deleting") && now.vm_state == "building" {

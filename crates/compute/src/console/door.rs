@@ -29,6 +29,9 @@ pub(super) const WEBSOCKET: &str = "console/websockify";
 /// The page with a screen.
 pub(super) const PAGE: &str = "console/vnc.html";
 
+/// The page with a terminal, for consoles of type `serial`: `?path=` is that of the websocket's URL.
+pub(super) const TERMINAL: &str = "console/serial.html";
+
 /// Nothing passes either way for so long: nobody is there.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -41,12 +44,13 @@ const LONGEST: usize = 1 << 20;
 /// The routes that need no token of identity.
 pub fn router(api: ComputeApi) -> Router {
     Router::new()
-        .route(&format!("/{PAGE}"), get(page))
+        .route(&format!("/{PAGE}"), get(|| page(include_str!("vnc.html"))))
+        .route(&format!("/{TERMINAL}"), get(|| page(include_str!("serial.html"))))
         .route(&format!("/{WEBSOCKET}"), get(enter))
         .with_state(api)
 }
 
-async fn page() -> impl IntoResponse {
+async fn page(html: &'static str) -> impl IntoResponse {
     let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:; \
                   frame-ancestors *";
     let headers = [
@@ -54,7 +58,7 @@ async fn page() -> impl IntoResponse {
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];
-    (headers, Html(include_str!("vnc.html")))
+    (headers, Html(html))
 }
 
 #[derive(Deserialize)]
@@ -111,9 +115,24 @@ fn is_own_origin(headers: &HeaderMap) -> bool {
     }
 }
 
+/// What a page says of its terminal, as a text message; bytes for the guest are binary ones.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Size {
+    columns: u16,
+    rows: u16,
+}
+
+impl Size {
+    fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
 /// Carries bytes both ways until either side ends it.
 async fn carry(socket: WebSocket, session: Box<dyn Session>) {
     let (mut to_client, mut from_client) = socket.split();
+    let terminal = session.terminal();
     let (mut from_guest, mut to_guest) = split(session);
     let mut buffer = BytesMut::with_capacity(PIECE);
     loop {
@@ -125,7 +144,14 @@ async fn carry(socket: WebSocket, session: Box<dyn Session>) {
                 },
                 message = from_client.next() => match message {
                     Some(Ok(Message::Binary(bytes))) => to_guest.write_all(&bytes).await.is_ok(),
-                    Some(Ok(Message::Text(text))) => to_guest.write_all(text.as_bytes()).await.is_ok(),
+                    Some(Ok(Message::Text(text))) => match Size::parse(&text) {
+                        Some(size) => {
+                            // What has no size, or cannot be resized, goes on as it is.
+                            let _ = terminal.as_ref().map(|terminal| terminal.resize(size.columns, size.rows));
+                            true
+                        }
+                        None => to_guest.write_all(text.as_bytes()).await.is_ok(),
+                    },
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => true,
                     _ => false,
                 },
@@ -142,6 +168,21 @@ async fn carry(socket: WebSocket, session: Box<dyn Session>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_told_from_what_is_typed() {
+        let size = Size { columns: 80, rows: 24 };
+        assert_eq!(Size::parse(r#"{"columns":80,"rows":24}"#), Some(size));
+        for typed in [
+            "80",
+            "{}",
+            r#"{"columns":80,"rows":24,"x":1}"#,
+            r#"{"columns":-1,"rows":24}"#,
+            "ls\r",
+        ] {
+            assert_eq!(Size::parse(typed), None, "{typed}");
+        }
+    }
 
     #[test]
     fn pages_of_others_stay_outside() {

@@ -118,8 +118,9 @@ pub async fn unpause(store: &Store, caller: &Caller, server: &Resource<Server>) 
 /// Asks for its memory to go to the disk.
 ///
 /// # Errors
-/// `Conflict` unless it runs; when it is locked.
+/// `Conflict` unless it runs; when it is locked; `Invalid` for a container.
 pub async fn suspend(store: &Store, caller: &Caller, server: &Resource<Server>) -> Done {
+    refuse_container(server, "its memory is not written to the disk; pause it instead")?;
     change(
         store,
         caller,
@@ -420,6 +421,18 @@ pub(crate) enum Wants {
     IdleOrRebooting,
     /// That it ran once.
     Launched,
+}
+
+/// Refuses, with the reason, what a container does not do.
+///
+/// # Errors
+/// `Invalid` for a container.
+pub(crate) fn refuse_container(server: &Resource<Server>, reason: &str) -> Result<(), Failure> {
+    if server.spec.driver != "oci" {
+        return Ok(());
+    }
+    let message = format!("Instance {} is a container: {reason}", server.name());
+    Err(Failure::invalid(message))
 }
 
 /// Refuses, in Nova's words, what a server's state does not let happen.

@@ -109,6 +109,11 @@ pub struct Attach {
     pub may_share: bool,
 }
 
+/// Why containers have no volumes: whoever had the volume before wrote its file system, and the kernel that all share
+/// would have to trust it.
+pub const NO_VOLUMES: &str = "volumes are disks, and mounting a disk that others may have written is not safe for its \
+                              host; attach it to a virtual machine";
+
 /// Attaches a volume to a server.
 ///
 /// # Errors
@@ -120,6 +125,7 @@ pub async fn attach(
     wanted: &Attach,
 ) -> Result<Arc<Resource<Attachment>>, Failure> {
     verbs::check_lock(caller, server)?;
+    verbs::refuse_container(server, NO_VOLUMES)?;
     check_phase(server, "attach_volume")?;
     let key = server.key();
     let attached = store.transact::<_, Refusal>(caller.cause(), |tx| {

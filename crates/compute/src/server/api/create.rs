@@ -31,7 +31,7 @@ use crate::{
         create::{CreateServers, NicRequest},
         hardware,
         view::links_of,
-        volumes::mapping,
+        volumes::{self, mapping},
     },
 };
 
@@ -360,6 +360,10 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         let (properties, specs) = (&image.spec.properties, &size.extra_specs);
         hardware::of(properties, is_iso, specs, size.vcpus, size.ram_mb)
             .map_err(|unfit| Failure::invalid(unfit.to_string()))?;
+    }
+    if !devices.is_empty() && image.as_ref().is_some_and(|image| image.spec.is_container()) {
+        let message = format!("A container has no block devices: {}", volumes::NO_VOLUMES);
+        return Err(Failure::invalid(message).at("block_device_mapping_v2"));
     }
     let (min_count, max_count) = counts(&server)?;
     let nics = nics(store, caller, project, server.networks)?;

@@ -43,13 +43,6 @@ pub async fn attach(
     tag: Option<&str>,
 ) -> Result<Arc<Resource<Port>>, Failure> {
     may(caller, server, "attach_interface")?;
-    if server.spec.driver == "oci" {
-        let message = format!(
-            "Instance {} is a container: its interfaces are given when it is made",
-            server.name()
-        );
-        return Err(Failure::invalid(message));
-    }
     let attached = store
         .transact(caller.cause(), |tx| {
             let port = attach_in(tx, server, wanted, tag)?;
@@ -75,7 +68,7 @@ fn attach_in(
         spec.device_id = server.name().to_owned();
         spec.device_owner = format!("compute:{}", server.spec.availability_zone.as_deref().unwrap_or("nova"));
         spec.binding_host = server.status.host.clone();
-        spec.attachment = Attachment::Tap;
+        spec.attachment = attachment(&server);
         spec.device_tag = tag.map(str::to_owned);
         // After all that were there before; the same twice is told apart by age.
         spec.device_index = LAST;
@@ -108,6 +101,14 @@ fn attach_in(
             take(&mut taken.spec);
             tx.update(&port, taken)
         }
+    }
+}
+
+/// How a server's ports reach it.
+fn attachment(server: &Resource<Server>) -> Attachment {
+    match server.spec.driver.as_str() {
+        "oci" => Attachment::Veth,
+        _ => Attachment::Tap,
     }
 }
 

@@ -270,7 +270,7 @@ fn check_flavor(tx: &Tx<'_>, server: &Resource<Server>, flavor: &Resource<Flavor
     if new.disk_gb == 0 && old.disk_gb != 0 {
         return Err(resize("Resize to zero disk flavor is not allowed."));
     }
-    if new.disk_gb < old.disk_gb && server.spec.driver == "qemu" {
+    if new.disk_gb < old.disk_gb {
         let message = format!("a disk of {} GB cannot become one of {} GB", old.disk_gb, new.disk_gb);
         return Err(resize(&message));
     }

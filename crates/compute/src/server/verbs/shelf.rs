@@ -7,7 +7,7 @@ use madang_store::{Metadata, Resource, Store};
 
 use super::{
     Done, Wants, allowed, check_lock,
-    snapshot::{COPIED, Wanted, check_copied, make},
+    snapshot::{COPIED, Wanted, make},
     transact,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     server::{Doing, Shelf, create::claim_spec, moves},
 };
 
-/// Asks for it to be put away: off, its root in an image. `offload` takes it off its host, too.
+/// Asks for it, a machine or a container, to be put away: off, its root in an image. `offload` takes it off its host, too.
 ///
 /// # Errors
 /// `Conflict` in a state without it; when it is locked.
@@ -23,7 +23,6 @@ pub async fn shelve(store: &Store, caller: &Caller, server: &Resource<Server>, o
     transact(store, caller, server, |tx, server| {
         check_lock(caller, server)?;
         allowed(server, "shelve", &COPIED, Wants::Idle)?;
-        check_copied(server)?;
         let is_on_volume = server.spec.image.is_none();
         let image = if is_on_volume {
             None

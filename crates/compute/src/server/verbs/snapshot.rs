@@ -76,7 +76,6 @@ pub async fn snapshot(
             *made.lock() = Some(image.name().to_owned());
             return Ok(());
         }
-        check_copied(server)?;
         let image = make(tx, Some(caller), server, wanted)?;
         *made.lock() = Some(image.name().to_owned());
         server.spec.asked.snapshot = Some(Snapshot {
@@ -144,18 +143,6 @@ fn of_volumes(
     let mut there = (*image).clone();
     there.status.state = ImageState::Active;
     Ok(tx.update(&image, there)?)
-}
-
-/// Refuses to copy what no driver copies.
-pub(super) fn check_copied(server: &Resource<Server>) -> Result<(), Failure> {
-    if server.spec.driver == "oci" {
-        let message = format!(
-            "Instance {} is a container: its root cannot be copied into an image",
-            server.name()
-        );
-        return Err(Failure::invalid(message));
-    }
-    Ok(())
 }
 
 /// Makes the image of a server, without bytes.
