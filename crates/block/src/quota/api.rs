@@ -16,13 +16,17 @@ use crate::{
     volume_type::VolumeType,
 };
 
-/// Every resource by the name that the API has for it, and the one under which it is counted and limited.
-fn resources(store: &Store) -> Vec<(String, String)> {
+/// Every resource by the name that the API has for it, and the one under which it is counted and limited. Those of types
+/// that a caller may not know of are left out, since their names would tell.
+fn resources(store: &Store, caller: &Caller) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = DEFAULTS
         .iter()
         .map(|(name, _)| ((*name).to_owned(), (*name).to_owned()))
         .collect();
-    for volume_type in store.cache::<VolumeType>().all() {
+    let project = caller.subject.project_id().unwrap_or_default();
+    let is_known = |of: &Resource<VolumeType>| caller.is_admin() || of.spec.is_open_to(project);
+    let types = store.cache::<VolumeType>().all();
+    for volume_type in types.iter().filter(|of| is_known(of)) {
         let each = |name: &&str| {
             (
                 format!("{name}_{}", volume_type.spec.name),
@@ -34,8 +38,8 @@ fn resources(store: &Store) -> Vec<(String, String)> {
     all
 }
 
-fn limits_of(store: &Store, project: &str) -> Map<String, Value> {
-    let shown = resources(store).into_iter();
+fn limits_of(store: &Store, caller: &Caller, project: &str) -> Map<String, Value> {
+    let shown = resources(store, caller).into_iter();
     shown
         .map(|(name, counted)| (name, json!(limit(store, project, &counted).unwrap_or(-1))))
         .collect()
@@ -58,10 +62,10 @@ pub async fn show(
 ) -> Result<Response, Failure> {
     enforce(&caller, "volume_extension:quotas:show", &project)?;
     if !query.flag("usage")?.unwrap_or(false) {
-        return Ok(quota_set(limits_of(&api.store, &project), Some(&project)));
+        return Ok(quota_set(limits_of(&api.store, &caller, &project), Some(&project)));
     }
     let used = api.store.counters(&project, COUNTERS);
-    let shown = resources(&api.store).into_iter().map(|(name, counted)| {
+    let shown = resources(&api.store, &caller).into_iter().map(|(name, counted)| {
         let in_use = used.get(&counted).copied().unwrap_or(0);
         let limit = limit(&api.store, &project, &counted).unwrap_or(-1);
         (
@@ -79,12 +83,12 @@ pub async fn defaults(
     Path(project): Path<String>,
 ) -> Result<Response, Failure> {
     enforce(&caller, "volume_extension:quotas:show", &project)?;
-    Ok(quota_set(limits_of(&api.store, ""), Some(&project)))
+    Ok(quota_set(limits_of(&api.store, &caller, ""), Some(&project)))
 }
 
 /// The limits of a body, by the names under which they are kept.
-fn wanted(store: &Store, set: &Map<String, Value>) -> Result<Vec<(String, i64)>, Failure> {
-    let known = resources(store);
+fn wanted(store: &Store, caller: &Caller, set: &Map<String, Value>) -> Result<Vec<(String, i64)>, Failure> {
+    let known = resources(store, caller);
     let mut wanted = Vec::new();
     for (name, value) in set {
         if ["id", "tenant_id", "project_id", "class_name"].contains(&name.as_str()) {
@@ -132,9 +136,9 @@ pub async fn update(
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     caller.enforce("volume_extension:quotas:update", &[])?;
-    let wanted = wanted(&api.store, member(&body, "quota_set")?)?;
+    let wanted = wanted(&api.store, &caller, member(&body, "quota_set")?)?;
     put(&api.store, &caller, &project, &wanted).await?;
-    Ok(quota_set(limits_of(&api.store, &project), None))
+    Ok(quota_set(limits_of(&api.store, &caller, &project), None))
 }
 
 /// `DELETE /os-quota-sets/{project}`: back to the defaults.
@@ -152,8 +156,8 @@ pub async fn delete(
     Ok(StatusCode::OK.into_response())
 }
 
-fn class_set(store: &Store, class: &str) -> Response {
-    let mut set = limits_of(store, "");
+fn class_set(store: &Store, caller: &Caller, class: &str) -> Response {
+    let mut set = limits_of(store, caller, "");
     set.insert("id".to_owned(), json!(class));
     json(StatusCode::OK, &json!({ "quota_class_set": set }))
 }
@@ -165,7 +169,7 @@ pub async fn show_class(
     Path(class): Path<String>,
 ) -> Result<Response, Failure> {
     caller.enforce("volume_extension:quota_classes:get", &[])?;
-    Ok(class_set(&api.store, &class))
+    Ok(class_set(&api.store, &caller, &class))
 }
 
 /// `PUT /os-quota-class-sets/{class}`: what projects without their own limits have.
@@ -176,11 +180,11 @@ pub async fn update_class(
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     caller.enforce("volume_extension:quota_classes:update", &[])?;
-    let wanted = wanted(&api.store, member(&body, "quota_class_set")?)?;
+    let wanted = wanted(&api.store, &caller, member(&body, "quota_class_set")?)?;
     if class == "default" {
         put(&api.store, &caller, "", &wanted).await?;
     }
-    let mut set = limits_of(&api.store, "");
+    let mut set = limits_of(&api.store, &caller, "");
     if class != "default" {
         // Other classes are nobody's: they say back what was said.
         let said = member(&body, "quota_class_set")?;
