@@ -20,6 +20,8 @@ mod policy;
 mod ranges;
 mod reset;
 mod status;
+#[cfg(test)]
+mod tenancy;
 mod up;
 
 use std::process::ExitCode;

@@ -7,8 +7,8 @@
 //! next `up` on the data directory finds them.
 
 mod address;
-mod domains;
-mod hosts;
+pub mod domains;
+pub mod hosts;
 mod seed;
 
 use std::{sync::Arc, time::Duration};

@@ -193,9 +193,7 @@ pub fn start(
     }
     madang_network::agent::run(&cloud.store, &host.name, host.instance.clone(), network, group);
 
-    let images: Arc<dyn madang_image::Cache> =
-        Arc::new(LocalCache::new(cloud.store.clone(), Arc::clone(cloud.library.blobs())));
-    let intake: Arc<dyn Intake> = Arc::new(LocalIntake::new(Arc::clone(&cloud.library)));
+    let (images, intake) = images(cloud);
     let ground = Ground {
         directory: data.join("servers"),
         volumes: data.join("volumes"),
@@ -207,14 +205,12 @@ pub fn start(
         facts: facts(host),
         ground: Some(ground),
         drivers,
-        images: Arc::clone(&images),
-        intake: Arc::clone(&intake),
+        images,
+        intake,
         config_drive: config.compute.config_drive_format,
     };
     madang_compute::agent::run(&cloud.store, options, group);
-    if config.simulated_hosts > 0 {
-        simulate(cloud, config.simulated_hosts, simulated, images, intake, group);
-    }
+    simulate(cloud, config, simulated, group);
     Ok(())
 }
 
@@ -231,28 +227,34 @@ pub fn simulated(cloud: &Cloud, config: &Config) -> Drivers {
 
 /// The way to all hosts of this process.
 pub fn reach(config: &Config, host: &Host, drivers: &Drivers, simulated: &Drivers) -> Reach {
-    Reach::default()
-        .and([host.name.clone()].into(), drivers.clone())
-        .and(simulated_names(config.simulated_hosts), simulated.clone())
+    simulated_reach(config, simulated).and([host.name.clone()].into(), drivers.clone())
+}
+
+/// The way to the simulated hosts.
+pub fn simulated_reach(config: &Config, simulated: &Drivers) -> Reach {
+    Reach::default().and(simulated_names(config.simulated_hosts), simulated.clone())
+}
+
+/// Where agents get images from, and leave those that they make.
+fn images(cloud: &Cloud) -> (Arc<dyn madang_image::Cache>, Arc<dyn Intake>) {
+    let cache = LocalCache::new(cloud.store.clone(), Arc::clone(cloud.library.blobs()));
+    (Arc::new(cache), Arc::new(LocalIntake::new(Arc::clone(&cloud.library))))
 }
 
 fn simulated_names(count: u32) -> BTreeSet<String> {
     (1..=count).map(|number| format!("{SIMULATED}{number:05}")).collect()
 }
 
-/// Starts one agent for all simulated hosts. They take what real hosts take.
-fn simulate(
-    cloud: &Cloud,
-    count: u32,
-    drivers: Drivers,
-    images: Arc<dyn madang_image::Cache>,
-    intake: Arc<dyn Intake>,
-    group: &TaskGroup,
-) {
+/// Starts one agent for all simulated hosts, if there are any. They take what real hosts take.
+pub fn simulate(cloud: &Cloud, config: &Config, drivers: Drivers, group: &TaskGroup) {
+    if config.simulated_hosts == 0 {
+        return;
+    }
+    let (images, intake) = images(cloud);
     let is_simulated = |host: &str| host.starts_with(SIMULATED);
     madang_network::agent::simulate(&cloud.store, is_simulated, group);
     let options = AgentOptions {
-        hosts: simulated_names(count),
+        hosts: simulated_names(config.simulated_hosts),
         facts: HostFacts {
             zone: SIMULATED_ZONE.to_owned(),
             cpus: 64,
