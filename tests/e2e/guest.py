@@ -96,7 +96,7 @@ class Guest:
         self.id, self.address = server, None
 
     @classmethod
-    def boot(cls, account, key, name, image="tiny", flavor="1", network="private", wait=True, **more):
+    def boot(cls, account, key, name, image="tiny", flavor="1", network="private", wait=True, version=NEWEST, **more):
         """A server that is active. `network` is a name, or the list of `networks` as Nova takes it."""
         body = {"name": name, "flavorRef": flavor, "key_name": "me", **more}
         if image:
@@ -105,7 +105,7 @@ class Guest:
             with account.there() as sdk:
                 network = [{"uuid": sdk.network.find_network(network, ignore_missing=False).id}]
         body["networks"] = network
-        made = account.compute("POST", "/servers", {"server": body}).json()["server"]
+        made = account.compute("POST", "/servers", {"server": body}, version=version).json()["server"]
         guest = cls(account, key, made["id"])
         guest.password = made.get("adminPass")
         if wait:

@@ -1,5 +1,6 @@
 """What is plugged into a running machine and taken out again, and what it starts from: looked at from inside."""
 
+import base64
 import re
 import time
 
@@ -75,6 +76,8 @@ def test_an_interface_comes_and_goes(demo, guest):
     (name,) = guest.ssh(f"grep -l {mac} /sys/class/net/*/address").split("/")[4:5]
     guest.root(f"ip link set {name} up && udhcpc -i {name} -n -q -t 10 -T 1 -s /lib/tiny/lease >/dev/null 2>&1; true")
     assert f"inet {address}/24" in guest.ssh(f"ip -4 address show {name}")
+    (told,) = json_of(guest.metadata())["devices"]
+    assert (told["type"], told["mac"], told["tags"]) == ("nic", mac, ["back"])
     demo.compute("DELETE", f"/servers/{guest.id}/os-interface/{made['port_id']}")
     wait_for("no interface inside", lambda: mac not in guest.ssh("cat /sys/class/net/*/address"), seconds=30)
     assert len(demo.compute("GET", f"/servers/{guest.id}/os-interface").json()["interfaceAttachments"]) == 1
@@ -89,6 +92,12 @@ def test_a_volume_is_plugged_in_and_written(demo, guest):
     disk = attach(guest, Kept.volume, tag="data")
     assert guest.ssh(f"cat /sys/block/{disk}/size") == str(GIB_SECTORS)
     guest.root(f"mke2fs /dev/{disk} >/dev/null && mkdir -p /data && mount /dev/{disk} /data && echo one > /data/file && sync")
+
+
+@pytest.mark.walk
+def test_the_guest_is_told_of_tagged_disks(guest):
+    (told,) = json_of(guest.metadata())["devices"]
+    assert (told["type"], told["serial"], told["tags"]) == ("disk", Kept.volume, ["data"])
 
 
 @pytest.mark.walk
@@ -148,6 +157,16 @@ def test_memory_is_taken_up_with_all_that_is_plugged_in(guest):
     guest.act("resume", status="ACTIVE")
     guest.up()
     assert guest.boot_id() == boot
+    disk = guest.disk_of(Kept.volume)
+    assert guest.root(f"mount /dev/{disk} /data && cat /data/file && umount /data") == "two"
+
+
+@pytest.mark.walk
+def test_a_swap_is_for_cinder_to_ask(demo, admin, guest):
+    other = demo.made_volume(size=3, name="other")
+    path = f"/servers/{guest.id}/os-volume_attachments/{Kept.volume}"
+    answer = admin.compute("PUT", path, {"volumeAttachment": {"volumeId": other}}, expect=409)
+    assert "is not migrating" in answer.text, answer.text
     disk = guest.disk_of(Kept.volume)
     assert guest.root(f"mount /dev/{disk} /data && cat /data/file && umount /data") == "two"
 
@@ -247,8 +266,13 @@ def test_a_trusted_platform_module_keeps_what_it_was_told(cloud, demo, admin, ke
 # -- other ways to start -----------------------------------------------------------------------------------------------
 
 
-def test_a_config_drive_tells_the_same_without_a_network(demo, key):
-    server = Guest.boot(demo, key, "drive", config_drive=True, metadata={"from": "drive"}).reach()
+def test_a_config_drive_tells_the_same_and_holds_files(demo, key):
+    # Nova has let users put in files until 2.56.
+    files = [{"path": "/etc/put-in", "contents": base64.b64encode(b"as it was").decode()}]
+    server = Guest.boot(
+        demo, key, "drive", version="2.56", config_drive=True, metadata={"from": "drive"}, personality=files
+    ).reach()
+    wait_for("the file that was put in", lambda: server.ssh("cat /etc/put-in") == "as it was", seconds=20)
     assert "the config drive" in server.console()
     device = server.root("findfs LABEL=config-2 || findfs LABEL=CONFIG-2")
     told = server.root(f"mkdir -p /tmp/d && mount -o ro -t vfat {device} /tmp/d && cat /tmp/d/openstack/latest/meta_data.json")

@@ -62,6 +62,8 @@ def test_the_metadata_service_speaks_both_formats(guest):
     assert (meta["uuid"], meta["name"], meta["meta"]) == (guest.id, "walker", {"purpose": "walk"})
     assert meta["public_keys"]["me"].startswith("ssh-ed25519 ")
     mac = guest.ssh("cat /sys/class/net/eth0/address")
+    (told,) = meta["devices"]
+    assert (told["type"], told["mac"], told["tags"]) == ("nic", mac, ["front"])
     links = json_of(guest.metadata("openstack/latest/network_data.json"))["links"]
     assert [link["ethernet_mac_address"] for link in links] == [mac]
     assert guest.metadata("openstack/latest/user_data") == USER_DATA.strip()
