@@ -318,12 +318,11 @@ async fn rounds_under_way_fill_a_cloud_to_the_last_place() {
         );
     }
     assert!(hosts.iter().all(|host| used(&store, host) == 200));
-    let snapshot = snapshot.lock();
     for host in &hosts {
+        let snapshot = snapshot.lock();
         let at = snapshot.named(&host.spec.name).unwrap();
         assert_eq!(snapshot.host(at).unwrap().used.get(VCPU), Some(200));
     }
-    drop(snapshot);
     store.close().await;
 }
 
