@@ -5,6 +5,7 @@
 //! between rounds but user id slots, which are read back from the store: a restart or a crash anywhere costs a round.
 
 mod config_drive;
+pub mod facts;
 mod filing;
 mod heartbeat;
 mod interfaces;

@@ -64,6 +64,8 @@ pub struct Probe {
     pub cpu: String,
     /// Why, for people: lower case, without a full stop.
     pub reason: String,
+    /// QEMU's version in Nova's form: 7002009 for 7.2.9; 0 where it does not tell.
+    pub version: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,7 +116,7 @@ fn key() -> Result<String> {
         })?;
     let (size, changed) = (qemu.len(), qemu.mtime());
     Ok(format!(
-        "{}|{QEMU} {size} {changed} {EMULATED_CPU}|{}|kvm={kvm}",
+        "2|{}|{QEMU} {size} {changed} {EMULATED_CPU}|{}|kvm={kvm}",
         kernel.trim(),
         processor()
     ))
@@ -135,6 +137,25 @@ fn processor() -> String {
     format!("{} {}|{virtualization}", named("model name"), named("microcode"))
 }
 
+/// QEMU's version in Nova's form: 7002009 for 7.2.9; 0 where it does not tell, or is not there.
+pub async fn version() -> u64 {
+    let said = Command::new(QEMU)
+        .args(["--version"])
+        .if_missing(QEMU_REMEDY)
+        .run(LIMIT)
+        .await;
+    said.map_or(0, |said| version_in(&String::from_utf8_lossy(&said.stdout)))
+}
+
+/// The version in words such as `QEMU emulator version 7.2.9 (Debian 1:7.2+dfsg-7)`.
+fn version_in(said: &str) -> u64 {
+    let after = said.split_once("version ").map_or("", |(_, after)| after);
+    let version = after.split(|c: char| c != '.' && !c.is_ascii_digit()).next();
+    let mut parts = version.unwrap_or_default().split('.');
+    let mut part = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
+    part() * 1_000_000 + part() * 1000 + part()
+}
+
 async fn run_probe() -> Result<Probe> {
     let directory = std::env::temp_dir().join(format!("madang-probe-{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir(&directory).map_err(Error::io(format!("make {}", directory.display())))?;
@@ -145,10 +166,12 @@ async fn run_probe() -> Result<Probe> {
 
 async fn try_all(rom: &Path) -> Result<Probe> {
     fs::write(rom, firmware()).map_err(Error::io(format!("write {}", rom.display())))?;
+    let version = version().await;
     let emulated = |reason: String| Probe {
         acceleration: Acceleration::Tcg,
         cpu: "max".into(),
         reason,
+        version,
     };
     let yardstick = match run_guest(rom, Acceleration::Tcg, EMULATED_CPU, LIMIT).await? {
         Ok(took) => took,
@@ -176,6 +199,7 @@ async fn try_all(rom: &Path) -> Result<Probe> {
                     acceleration: Acceleration::Kvm,
                     cpu: cpu.into(),
                     reason,
+                    version,
                 });
             }
             Err(error) => why = error,
@@ -247,6 +271,14 @@ fn firmware() -> Vec<u8> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn versions_are_read_from_qemus_words() {
+        let said = "QEMU emulator version 7.2.9 (Debian 1:7.2+dfsg-7+deb12u6)\nCopyright (c) 2003-2022";
+        assert_eq!(version_in(said), 7_002_009);
+        assert_eq!(version_in("QEMU emulator version 10.1"), 10_001_000);
+        assert_eq!(version_in("no such program"), 0);
+    }
+
     #[tokio::test]
     async fn a_kept_answer_is_used_only_for_the_same_host() {
         let dir = tempfile::tempdir().unwrap();
@@ -255,6 +287,7 @@ mod tests {
             acceleration: Acceleration::Kvm,
             cpu: "kept".into(),
             reason: "kept".into(),
+            version: 7_002_009,
         };
         let Ok(key) = key() else { return };
         write(

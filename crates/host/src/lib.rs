@@ -11,6 +11,7 @@ pub mod conntrack;
 mod error;
 pub mod instance;
 pub mod link;
+pub mod machine;
 pub mod mounts;
 pub mod netns;
 pub mod nft;

@@ -148,16 +148,20 @@ pub struct Capabilities {
     /// Architectures that guests may have, such as `x86_64`.
     #[serde(default)]
     pub architectures: Vec<String>,
-    /// The hypervisor's type in Nova's words, such as `qemu` or `kvm`.
+    /// The hypervisor's type in Nova's words, such as `QEMU`.
     #[serde(default)]
     pub hypervisor_type: String,
+    /// All that an image may call it, such as `qemu` and `kvm`; `hypervisor_type` alone where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hypervisor_names: Vec<String>,
     /// Its version: major, minor and patch in thousands, as 7002009 for 7.2.9.
     #[serde(default)]
     pub hypervisor_version: u64,
     /// The kinds of guests it runs: `hvm`, `exe`.
     #[serde(default)]
     pub vm_modes: Vec<String>,
-    /// The processor: `vendor`, `model`, `arch`.
+    /// The processor: `vendor`, `model`, `arch`, and of its topology `topology:sockets`, `topology:cores`,
+    /// `topology:threads`.
     #[serde(default)]
     pub cpu: BTreeMap<String, String>,
     /// The processor's features, such as `avx2`.

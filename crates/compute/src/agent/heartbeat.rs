@@ -30,6 +30,10 @@ pub struct HostFacts {
     pub hypervisor: String,
     /// Why hardware acceleration is or is not used.
     pub acceleration: String,
+    /// What its machine and hypervisor are.
+    pub capabilities: Capabilities,
+    /// When it was started, where that is known.
+    pub booted: Option<Timestamp>,
 }
 
 impl HostFacts {
@@ -107,31 +111,8 @@ fn see(provider: &mut Resource<Provider>, facts: &HostFacts) {
     provider.status.seen = Some(Timestamp::now());
     provider.status.hypervisor = facts.hypervisor.clone();
     provider.status.acceleration = facts.acceleration.clone();
-    provider.status.booted = booted();
-    provider
-        .status
-        .capabilities
-        .get_or_insert_with(|| Box::new(capabilities()));
-}
-
-/// What guests may be, as the image's properties ask for it. Emulators for other machines are not installed.
-fn capabilities() -> Capabilities {
-    let mut architectures = vec![std::env::consts::ARCH.to_owned()];
-    if std::env::consts::ARCH == "x86_64" {
-        architectures.push("i686".to_owned());
-    }
-    Capabilities {
-        architectures,
-        vm_modes: ["hvm", "exe"].map(str::to_owned).to_vec(),
-        ..Capabilities::default()
-    }
-}
-
-/// When this machine was started.
-fn booted() -> Option<Timestamp> {
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-    let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-    Timestamp::now().checked_sub(Duration::from_secs(seconds as u64)).ok()
+    provider.status.booted = facts.booted;
+    provider.status.capabilities = Some(Box::new(facts.capabilities.clone()));
 }
 
 fn new_provider(host: &str, facts: &HostFacts, drivers: &[String]) -> ProviderSpec {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use axum::{Router, body::Body, extract::Request, middleware, response::Response};
 use http_body_util::BodyExt as _;
 use madang_compute::{
-    agent::{AgentOptions, ConfigDriveFormat, HostFacts},
+    agent::{AgentOptions, ConfigDriveFormat, HostFacts, facts},
     api::ComputeApi,
     console::LocalConsoles,
     driver::simulated::{Behaviour, SimulatedDriver, World},
@@ -149,6 +149,8 @@ impl Cloud {
                 disk_bytes: 8 << 40,
                 hypervisor: "simulated".to_owned(),
                 acceleration: String::new(),
+                capabilities: facts::capabilities(&facts::pretended(64, 512 << 30), None, 0),
+                booted: None,
             },
             ground: None,
             drivers: drivers.clone().into(),

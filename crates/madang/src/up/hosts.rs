@@ -11,7 +11,7 @@ use anyhow::Context;
 use madang_block::{api::BlockApi, driver::file::FileBackEnd};
 use madang_compute::{
     Phase, Power, Server,
-    agent::{AgentOptions, ConfigDriveFormat, Ground, HostFacts},
+    agent::{AgentOptions, ConfigDriveFormat, Ground, HostFacts, facts},
     driver::{
         qemu::QemuDriver,
         simulated::{Behaviour, SimulatedDriver, World},
@@ -25,6 +25,7 @@ use madang_host::{
     Instance,
     acceleration::{self, Acceleration, Probe},
     capability::{self, Capacity},
+    machine::Machine,
     workload::{Driver, DriverError, State},
 };
 use madang_image::{Intake, LocalCache, LocalIntake};
@@ -43,6 +44,8 @@ const ZONE: &str = "nova";
 const SIMULATED: &str = "simulated-";
 /// So that one can ask for them.
 const SIMULATED_ZONE: &str = "simulated";
+/// The version of QEMU that they pretend to have: Debian's.
+const SIMULATED_VERSION: u64 = 7_002_009;
 
 /// Drivers by the name that servers ask for.
 pub type Drivers = BTreeMap<String, Arc<dyn Driver>>;
@@ -74,10 +77,11 @@ impl Host {
 /// When the data directory cannot be read or written.
 pub async fn examine(config: &Config, data: &DataDir, instance: Instance, checks: &mut Checks) -> anyhow::Result<Host> {
     let file = data.join("acceleration.json");
-    let forced = |acceleration, cpu: &str| Probe {
-        acceleration,
+    let forced = async |forced, cpu: &str| Probe {
+        acceleration: forced,
         cpu: cpu.to_owned(),
         reason: "the configuration says so".to_owned(),
+        version: acceleration::version().await,
     };
     let probe = match config.host.acceleration {
         config::Acceleration::Auto => {
@@ -86,8 +90,8 @@ pub async fn examine(config: &Config, data: &DataDir, instance: Instance, checks
                 .await;
             probing.map_err(|error| error.chain())
         }
-        config::Acceleration::Kvm => Ok(forced(Acceleration::Kvm, "host")),
-        config::Acceleration::Tcg => Ok(forced(Acceleration::Tcg, "max")),
+        config::Acceleration::Kvm => Ok(forced(Acceleration::Kvm, "host").await),
+        config::Acceleration::Tcg => Ok(forced(Acceleration::Tcg, "max").await),
     };
     let capacity = capability::capacity(data.path()).map_err(|error| anyhow::anyhow!(error.chain()))?;
     Ok(Host {
@@ -202,7 +206,7 @@ pub fn start(
     };
     let options = AgentOptions {
         hosts: [host.name.clone()].into(),
-        facts: facts(host),
+        facts: facts_of(host),
         ground: Some(ground),
         drivers,
         images,
@@ -262,6 +266,8 @@ pub fn simulate(cloud: &Cloud, config: &Config, drivers: Drivers, group: &TaskGr
             disk_bytes: 8 << 40,
             hypervisor: "simulated".to_owned(),
             acceleration: "nothing really runs here".to_owned(),
+            capabilities: facts::capabilities(&facts::pretended(64, 512 << 30), Some(Acceleration::Kvm), SIMULATED_VERSION),
+            booted: facts::booted(),
         },
         ground: None,
         drivers,
@@ -288,7 +294,9 @@ fn pretended(cloud: &Cloud) -> World {
     }))
 }
 
-fn facts(host: &Host) -> HostFacts {
+fn facts_of(host: &Host) -> HostFacts {
+    let probe = host.probe.as_ref().ok();
+    let (kind, version) = (probe.map(|probe| probe.acceleration), probe.map_or(0, |probe| probe.version));
     let (acceleration, reason) = match &host.probe {
         Ok(probe) => (probe.acceleration.as_str().to_owned(), probe.reason.clone()),
         Err(why) => ("none".to_owned(), why.clone()),
@@ -300,5 +308,7 @@ fn facts(host: &Host) -> HostFacts {
         disk_bytes: host.capacity.disk_bytes,
         hypervisor: format!("QEMU ({acceleration})"),
         acceleration: reason,
+        capabilities: facts::capabilities(&Machine::here(), kind, version),
+        booted: facts::booted(),
     }
 }

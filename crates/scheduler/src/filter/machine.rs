@@ -63,7 +63,10 @@ pub(super) fn image(context: &Context<'_>, host: &Host) -> Option<Why> {
     };
     let architecture = ask("hw_architecture").or_else(|| ask("architecture")).map(plain);
     let kind = ask("img_hv_type").or_else(|| ask("hypervisor_type"));
-    let is_other = |wanted: &str| !own.hypervisor_type.is_empty() && !own.hypervisor_type.eq_ignore_ascii_case(wanted);
+    let is_other = |wanted: &str| {
+        let mut names = own.hypervisor_names.iter().chain([&own.hypervisor_type]);
+        !own.hypervisor_type.is_empty() && !names.any(|name| name.eq_ignore_ascii_case(wanted))
+    };
     let mode = ask("hw_vm_mode").or_else(|| ask("vm_mode"));
     let version = ask("img_hv_requested_version").or_else(|| ask("hypervisor_version_requires"));
     when(

@@ -77,7 +77,14 @@ fn cpu_info(host: &Resource<Provider>) -> Value {
     let Some(capabilities) = host.status.capabilities.as_deref() else {
         return json!({});
     };
-    let mut info = json!(capabilities.cpu);
+    let mut info = json!({});
+    for (name, value) in &capabilities.cpu {
+        match name.split_once(':') {
+            // Numbers, in Nova, too.
+            Some((part, name)) => info[part][name] = json!(value.parse::<u64>().unwrap_or(0)),
+            None => info[name] = json!(value),
+        }
+    }
     if !capabilities.cpu_features.is_empty() {
         info["features"] = json!(capabilities.cpu_features);
     }

@@ -453,6 +453,7 @@ mod tests {
             acceleration,
             cpu: "host".into(),
             reason: String::new(),
+            version: 0,
         }
     }
 
