@@ -22,6 +22,7 @@ pub mod departed;
 pub mod diagnostics;
 pub mod hardware;
 pub mod interfaces;
+mod load;
 pub mod metadata;
 pub mod migration;
 pub(crate) mod moves;
@@ -307,6 +308,21 @@ pub struct Fault {
     pub message: String,
     /// When.
     pub created: Timestamp,
+    /// More, for those who may know of hosts: what each filter of the scheduler left, a line for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<String>,
+}
+
+impl Fault {
+    /// One without details.
+    pub fn new(code: u16, message: impl Into<String>, created: Timestamp) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            created,
+            details: None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -95,11 +95,7 @@ pub(super) fn failed(server: &mut Resource<Server>, reason: &str) {
 }
 
 fn fault(reason: &str) -> Fault {
-    Fault {
-        code: 500,
-        message: reason.to_owned(),
-        created: Timestamp::now(),
-    }
+    Fault::new(500, reason, Timestamp::now())
 }
 
 /// It stays as it is, since its driver cannot do what was asked.
@@ -110,9 +106,5 @@ pub(super) fn refused(server: &mut Resource<Server>, reason: &str) {
         Phase::Suspended => Power::Suspended,
         _ => Power::On,
     };
-    server.status.fault = Some(Fault {
-        code: 409,
-        message: reason.to_owned(),
-        created: Timestamp::now(),
-    });
+    server.status.fault = Some(Fault::new(409, reason, Timestamp::now()));
 }

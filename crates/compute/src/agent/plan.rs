@@ -272,6 +272,7 @@ mod tests {
                 power: Power::On,
                 stage,
                 failure: None,
+                refusals: None,
             });
             plan(&server, seen)
         };

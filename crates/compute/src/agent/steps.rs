@@ -338,11 +338,7 @@ fn returned(tx: &mut Tx<'_>, server: &mut Resource<Server>) -> Result<(), StoreE
             Phase::Stopped
         },
     );
-    server.status.fault = moving.failure.map(|message| Fault {
-        code: 500,
-        message,
-        created: tx.at(),
-    });
+    server.status.fault = moving.failure.map(|message| Fault::new(500, message, tx.at()));
     Ok(())
 }
 

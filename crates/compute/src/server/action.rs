@@ -9,7 +9,7 @@ use madang_store::{Cause, Indexes, Key, Kind, Metadata, Resource, StoreError, Tx
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Phase, Server, state};
+use super::{Fault, Phase, Server, state};
 
 /// Records kept of one server; beyond that the oldest goes.
 const MAX_ACTIONS: usize = 256;
@@ -150,14 +150,15 @@ pub(crate) fn note(
 ) -> Result<(), StoreError> {
     let doing = Doing::new(action, tx.cause());
     open(tx, server, &doing)?;
+    let failure = failure.map(|message| Fault::new(500, message, tx.at()));
     close(tx, server, &doing, failure)
 }
 
 /// What went wrong: a fault that is new, or the phase that says so.
-fn failure(old: Option<&Resource<Server>>, new: &Resource<Server>) -> Option<String> {
+fn failure(old: Option<&Resource<Server>>, new: &Resource<Server>) -> Option<Fault> {
     let fault = new.status.fault.as_ref()?;
     let is_new = old.is_none_or(|old| old.status.fault.as_ref() != Some(fault));
-    (is_new || new.status.phase == Phase::Error).then(|| fault.message.clone())
+    (is_new || new.status.phase == Phase::Error).then(|| fault.clone())
 }
 
 fn key(server: &Resource<Server>, doing: &Doing) -> Key {
@@ -201,20 +202,38 @@ fn make_room(tx: &mut Tx<'_>, server: &Resource<Server>) -> Result<(), StoreErro
     }
 }
 
-fn close(tx: &mut Tx<'_>, server: &Resource<Server>, doing: &Doing, failure: Option<String>) -> Result<(), StoreError> {
+fn close(tx: &mut Tx<'_>, server: &Resource<Server>, doing: &Doing, failure: Option<Fault>) -> Result<(), StoreError> {
     let Some(action) = tx.get::<Action>(&key(server, doing)) else {
         return Ok(());
     };
     let mut closed = (*action).clone();
     closed.status.message = failure.as_ref().map(|_| "Error".to_owned());
     let finished = Some(tx.at());
+    let refusals = failure.as_ref().and_then(|fault| fault.details.as_deref());
+    let details = failure.as_ref().map(|fault| match refusals {
+        Some(refusals) => format!("{}\n{refusals}", fault.message),
+        None => fault.message.clone(),
+    });
     for event in closed.status.events.iter_mut().filter(|event| event.finished.is_none()) {
         event.finished = finished;
         event.is_success = Some(failure.is_none());
-        event.details.clone_from(&failure);
+        event.details.clone_from(&details);
+        if refusals.is_some() {
+            // It did not come to what the action mainly is.
+            event.event = placing(&doing.action).to_owned();
+        }
         event.host = server.status.host.clone().or(event.host.take());
     }
     tx.update(&action, closed).map(|_| ())
+}
+
+/// The step in which an action gets its host. Source: the names that Nova's conductor and scheduler record.
+fn placing(action: &str) -> &'static str {
+    match action {
+        "resize" | "migrate" => "cold_migrate",
+        "evacuate" => "rebuild_server",
+        _ => "schedule",
+    }
 }
 
 /// The step that an action mainly is. Source: the names of nova.compute.manager's methods, as Nova records them.

@@ -99,6 +99,9 @@ pub struct Move {
     /// Why it did not come about.
     #[serde(default)]
     pub failure: Option<String>,
+    /// Where there was no host: what each filter left, a line for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals: Option<String>,
 }
 
 /// Sorts of moves. Source: Nova's `migration_type`.

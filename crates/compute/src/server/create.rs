@@ -228,6 +228,7 @@ pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>) -
         required_traits: traits(flavor, "required"),
         forbidden_traits: traits(flavor, "forbidden"),
         group,
+        is_busy: true,
         wishes: Some(Box::new(Wishes {
             image: server.spec.image.clone(),
             ..wishes(None, flavor)

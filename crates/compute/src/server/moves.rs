@@ -32,6 +32,7 @@ pub(super) fn follow(tx: &mut Tx<'_>, server: &Resource<Server>, claim: &Resourc
         (None, Some(reason)) => {
             moving.stage = Stage::Failed;
             moving.failure = Some(reason.clone());
+            moving.refusals = super::rules::refusals(claim);
         }
         (None, None) => return Ok(()),
     }
@@ -122,9 +123,8 @@ pub(crate) fn fail(tx: &mut Tx<'_>, server: &mut Resource<Server>) -> Result<(),
     };
     let is_lost = moving.kind == MoveKind::Evacuation;
     server.status.fault = Some(Fault {
-        code: 500,
-        message: moving.failure.clone().unwrap_or_default(),
-        created: tx.at(),
+        details: moving.refusals.clone(),
+        ..Fault::new(500, moving.failure.clone().unwrap_or_default(), tx.at())
     });
     if is_lost {
         server.status.phase = Phase::Error;

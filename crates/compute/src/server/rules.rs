@@ -7,7 +7,7 @@ use madang_store::{Delta, ErrorKind, Op, Rejection, Resource, StoreError, Tx};
 use crate::{
     group::{MEMBERS, member_counters},
     quota,
-    server::{AGENT_FINALIZER, Fault, Phase, Server, Shelf, action, departed, moves, volumes},
+    server::{AGENT_FINALIZER, Fault, Phase, Server, Shelf, action, departed, load, moves, volumes},
 };
 
 /// The rule of servers: quota with the record, never apart from it.
@@ -23,6 +23,7 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Server>) -> Result<(), StoreErro
             if old.spec.flavor != new.spec.flavor {
                 count_change(tx, old, new);
             }
+            load::follow(tx, old, new)?;
             action::follow(tx, Some(old), new)
         }
         Op::Remove(server) => {
@@ -96,9 +97,8 @@ pub(crate) fn follow_claim(tx: &mut Tx<'_>, op: Op<'_, Claim>) -> Result<(), Sto
         (None, Some(reason)) => {
             changed.status.phase = Phase::Error;
             changed.status.fault = Some(Fault {
-                code: 500,
-                message: reason.clone(),
-                created: tx.at(),
+                details: refusals(new),
+                ..Fault::new(500, reason, tx.at())
             });
             if changed.status.before.take() == Some(Phase::Offloaded) {
                 changed.status.phase = Phase::Offloaded;
@@ -112,6 +112,12 @@ pub(crate) fn follow_claim(tx: &mut Tx<'_>, op: Op<'_, Claim>) -> Result<(), Sto
         (None, None) => return Ok(()),
     }
     tx.update(&server, changed).map(|_| ())
+}
+
+/// What each filter left, a line for each, where a claim found no host.
+pub(super) fn refusals(claim: &Resource<Claim>) -> Option<String> {
+    let lines: Vec<String> = claim.status.refusals.iter().map(ToString::to_string).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// Binds the ports of a server to a host, or to none.

@@ -229,11 +229,8 @@ pub async fn reset_state(store: &Store, caller: &Caller, server: &Resource<Serve
         if is_active && is_known(server) {
             server.spec.power = Power::On;
         }
-        server.status.fault = (!is_active).then(|| Fault {
-            code: 500,
-            message: "the state was set to error by an administrator".to_owned(),
-            created: jiff::Timestamp::now(),
-        });
+        let message = "the state was set to error by an administrator";
+        server.status.fault = (!is_active).then(|| Fault::new(500, message, jiff::Timestamp::now()));
         Ok(())
     })
     .await

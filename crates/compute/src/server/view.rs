@@ -290,7 +290,7 @@ impl Shown<'_> {
             code: fault.code,
             created: seconds(fault.created),
             message: &fault.message,
-            details: None,
+            details: fault.details.as_deref().filter(|_| self.look.is_admin),
         })
     }
 }

@@ -249,6 +249,7 @@ fn begun(server: &Resource<Server>, kind: MoveKind) -> Move {
         },
         stage: Stage::Placing,
         failure: None,
+        refusals: None,
     }
 }
 
