@@ -103,27 +103,54 @@ impl SortKeys {
         Ok(Self(keys))
     }
 
-    /// Sorts, keeping the order of equal items. `value` gives an item's value for a key.
+    /// Sorts, keeping the order of equal items. `value` gives an item's value for a key: for the first key once an item,
+    /// for the others where that does not decide.
     pub fn sort<T>(&self, items: &mut [T], value: impl for<'t> Fn(&'t T, &str) -> SortValue<'t>) {
-        items.sort_by(|a, b| {
-            for (key, direction) in &self.0 {
-                let order = value(a, key).cmp(&value(b, key));
-                let order = if *direction == Direction::Descending {
-                    order.reverse()
-                } else {
-                    order
-                };
-                if order != Ordering::Equal {
-                    return order;
-                }
-            }
-            Ordering::Equal
+        let Some(((first, direction), rest)) = self.0.split_first() else {
+            return;
+        };
+        let by_rest = |a: &T, b: &T| {
+            let orders = rest
+                .iter()
+                .map(|(key, direction)| direction.of(value(a, key).cmp(&value(b, key))));
+            orders.fold(Ordering::Equal, Ordering::then)
+        };
+        let mut sorted: Vec<(SortValue<'_>, usize)> = items
+            .iter()
+            .enumerate()
+            .map(|(at, item)| (value(item, first), at))
+            .collect();
+        sorted.sort_by(|(a, at), (b, other)| {
+            let order = direction.of(a.cmp(b));
+            order.then_with(|| by_rest(&items[*at], &items[*other]))
         });
+        let mut places = vec![0; sorted.len()];
+        for (place, (_, at)) in sorted.into_iter().enumerate() {
+            places[at] = place;
+        }
+        // Each swap brings one item to its place.
+        for at in 0..items.len() {
+            while places[at] != at {
+                let place = places[at];
+                items.swap(at, place);
+                places.swap(at, place);
+            }
+        }
     }
 
     /// The keys with their directions.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Direction)> {
         self.0.iter().map(|(key, direction)| (key.as_str(), *direction))
+    }
+}
+
+impl Direction {
+    /// An order in this direction.
+    fn of(self, order: Ordering) -> Ordering {
+        match self {
+            Self::Ascending => order,
+            Self::Descending => order.reverse(),
+        }
     }
 }
 
@@ -173,6 +200,24 @@ mod tests {
         ] {
             assert!(keys(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn later_keys_decide_where_earlier_ones_do_not_and_equals_stay() {
+        let keys = SortKeys(vec![
+            ("name".into(), Direction::Descending),
+            ("size".into(), Direction::Ascending),
+        ]);
+        let mut items: Vec<(&str, i64, usize)> = (0..500)
+            .map(|at| (["a", "b", "c"][at * 7 % 3], (at * 11 % 5) as i64, at))
+            .collect();
+        let mut expected = items.clone();
+        expected.sort_by_key(|(name, size, at)| (std::cmp::Reverse(*name), *size, *at));
+        keys.sort(&mut items, |item, key| match key {
+            "name" => item.0.into(),
+            _ => item.1.into(),
+        });
+        assert_eq!(items, expected);
     }
 
     #[test]
