@@ -59,6 +59,8 @@ pub struct Compute {
     pub keep_deleted: u64,
     pub console_token_life: u64,
     pub config_drive_format: ConfigDriveFormat,
+    /// As Nova's.
+    pub cpu_dedicated_set: String,
 }
 
 impl Default for Compute {
@@ -70,6 +72,7 @@ impl Default for Compute {
             keep_deleted: 86_400,
             console_token_life: 600,
             config_drive_format: ConfigDriveFormat::default(),
+            cpu_dedicated_set: String::new(),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    Amounts, ClaimSpec, Class, Wishes,
+    Amounts, ClaimSpec, Class, PCPU, VCPU, Wishes,
     candidates::{Group, GroupPolicy},
     options::{Arrange, Policy},
+    seat::Seating,
 };
 
 /// A claim's request, complete.
@@ -35,6 +36,8 @@ pub struct Ask<'a> {
     pub arrange: Option<Arrange>,
     /// Hint `query`, for `JsonFilter`: unreadable words are `Null`.
     pub query: Option<Value>,
+    /// What is asked of single NUMA nodes.
+    pub seating: Option<Seating>,
 }
 
 impl<'a> Ask<'a> {
@@ -73,6 +76,7 @@ impl<'a> Ask<'a> {
                 _ => None,
             },
             query: first("query").map(|text| serde_json::from_str(text).unwrap_or(Value::Null)),
+            seating: Seating::of(spec),
         }
     }
 
@@ -148,6 +152,13 @@ fn resources(spec: &ClaimSpec, wishes: &Wishes) -> (Amounts, BTreeMap<String, Gr
     }
     for (suffix, amounts) in by_suffix {
         granular.entry(suffix).or_default().resources = amounts.into_iter().collect();
+    }
+    let is_dedicated = Seating::of(spec).is_some_and(|seating| seating.is_dedicated);
+    if let Some(amount) = spec.resources.get(VCPU).filter(|_| is_dedicated)
+        && !changed.contains_key(VCPU)
+        && !changed.contains_key(PCPU)
+    {
+        changed.extend([(Class::new(VCPU), 0), (Class::new(PCPU), amount)]);
     }
     if changed.is_empty() {
         return (spec.resources.clone(), granular);

@@ -16,7 +16,7 @@ use madang_store::{Indexes, Kind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::Amounts;
+use crate::{Amounts, Seat};
 
 pub(crate) mod api;
 pub mod handover;
@@ -149,6 +149,9 @@ pub struct ClaimStatus {
     /// What each provider gives, where it is not that one provider gives all of `spec.resources`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// What it has of single NUMA nodes of the host, one seat for each of its own nodes; none where any will do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seats: Vec<Seat>,
     /// Placement's consumer generation: counts how often it was given something else.
     #[serde(default)]
     pub generation: u64,

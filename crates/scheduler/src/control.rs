@@ -332,6 +332,7 @@ impl Scheduler {
                     new.status.host = Some(choice.host);
                     new.status.provider = Some(choice.provider);
                     new.status.shares = choice.shares;
+                    new.status.seats = choice.seats;
                     new.status.generation += 1;
                     let new = Arc::new(new);
                     hosts.take(&new);

@@ -96,7 +96,7 @@ filters! {
     NumInstances = "NumInstancesFilter" => instances,
     /// Hint `query`: an expression over what the host has.
     Json = "JsonFilter" => json::refuse,
-    /// NUMA nodes and page sizes that the flavor asks for.
+    /// Dedicated processors, NUMA nodes and pages that the flavor asks for.
     NumaTopology = "NUMATopologyFilter" => machine::numa,
     /// Hosts and images that are for each other.
     IsolatedHosts = "IsolatedHostsFilter" => isolated,
@@ -108,11 +108,12 @@ filters! {
 
 impl Filter {
     /// What no setting and no policy leaves out.
-    pub const ALWAYS: [Self; 4] = [
+    pub const ALWAYS: [Self; 5] = [
         Self::Compute,
         Self::AvailabilityZone,
         Self::ServerGroupAntiAffinity,
         Self::ServerGroupAffinity,
+        Self::NumaTopology,
     ];
 
     /// What is on where nothing is set: Nova's own and the hints that people use most.

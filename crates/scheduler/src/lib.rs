@@ -13,6 +13,7 @@ pub mod host_group;
 pub mod options;
 pub mod plan;
 pub mod provider;
+pub mod seat;
 pub mod snapshot;
 pub mod weigh;
 
@@ -23,7 +24,10 @@ pub use claim::{Claim, ClaimGroup, ClaimSpec, ClaimStatus, GroupPolicy, Refusal,
 pub use class::{ResourceClass, Trait};
 pub use host_group::{HostGroup, HostGroupSpec};
 pub use options::{Arrange, Options, Policy};
-pub use provider::{Capabilities, Cell, DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, ProviderStatus, VCPU};
+pub use provider::{
+    Capabilities, Cell, DISK_GB, Inventory, MEMORY_MB, PCPU, Provider, ProviderSpec, ProviderStatus, VCPU,
+};
+pub use seat::Seat;
 
 /// Makes the kinds of this crate and their rules known.
 pub fn register(store: &mut StoreBuilder) {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rand::RngExt as _;
 
 use crate::{
-    Amounts, Class, Inventory, Refusal, Share,
+    Amounts, Class, Inventory, Refusal, Seat, Share,
     ask::Ask,
     candidates::{self, Request},
     filter::{Context, Filter},
@@ -32,6 +32,8 @@ pub struct Choice {
     pub provider: String,
     /// Who gives what, where it is not that this provider gives all that the claim names.
     pub shares: Vec<Share>,
+    /// What it has of single NUMA nodes, where it asked for that.
+    pub seats: Vec<Seat>,
 }
 
 /// Why a claim goes nowhere.
@@ -157,7 +159,12 @@ fn give(snapshot: &Snapshot, ask: &Ask<'_>, at: usize) -> Option<Choice> {
             given.clear();
         }
     }
+    let seats = match &ask.seating {
+        Some(seating) => host.seats(seating)?,
+        None => Vec::new(),
+    };
     Some(Choice {
+        seats,
         host: host.name().to_owned(),
         provider: host.provider.name().to_owned(),
         shares: given,
@@ -617,15 +624,14 @@ mod tests {
             hypervisor_type: "qemu".to_owned(),
             hypervisor_version: 7_002_009,
             cpu_features: vec!["asimd".to_owned()],
-            cells: vec![
-                crate::Cell {
-                    id: 0,
-                    cpus: vec![0, 1],
+            cells: [0, 1]
+                .map(|id| crate::Cell {
+                    id,
+                    cpus: vec![2 * id, 2 * id + 1],
                     memory_mb: 100,
-                    pages: BTreeMap::new()
-                };
-                2
-            ],
+                    ..crate::Cell::default()
+                })
+                .into(),
             ..Capabilities::default()
         }));
         add(&mut snapshot, other);
@@ -657,7 +663,11 @@ mod tests {
             host(&snapshot, &numa, &flavor("hw:numa_nodes", "2")).as_deref(),
             Some("b")
         );
-        assert_eq!(host(&snapshot, &numa, &flavor("hw:numa_nodes", "3")), None);
+        let three = ClaimSpec {
+            resources: [(VCPU, 3)].into(),
+            ..flavor("hw:numa_nodes", "3")
+        };
+        assert_eq!(host(&snapshot, &numa, &three), None);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Virtual processors, counted.
 pub const VCPU: &str = "VCPU";
+/// Processors that a workload has to itself, counted.
+pub const PCPU: &str = "PCPU";
 /// Memory, in MiB.
 pub const MEMORY_MB: &str = "MEMORY_MB";
 /// Local disk, in GiB.
@@ -179,6 +181,9 @@ pub struct Cell {
     pub id: u32,
     /// The numbers of its processors.
     pub cpus: Vec<u32>,
+    /// Those of its processors that are given to one workload each; the others are shared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dedicated: Vec<u32>,
     /// Its memory in MiB.
     pub memory_mb: i64,
     /// Huge pages: size in KiB to how many there are.

@@ -12,9 +12,10 @@ use madang_store::{Change, Resource};
 use uuid::Uuid;
 
 use crate::{
-    Amounts, Claim, Class, DISK_GB, HostGroup, MEMORY_MB, Provider, VCPU,
+    Amounts, Claim, Class, DISK_GB, HostGroup, Inventory, MEMORY_MB, Provider, VCPU,
     claim::handover::MIGRATIONS,
     forest::{Forest, SHARES},
+    seat::{Occupied, Seat, Seating},
 };
 
 /// A provider as plans see it.
@@ -34,6 +35,40 @@ pub struct Host {
     pub groups: Vec<Arc<Resource<HostGroup>>>,
     /// Providers right below it.
     pub children: u32,
+    /// What is taken of its NUMA nodes.
+    pub occupied: Occupied,
+    /// The usual classes, in the order of [`CLASSES`]: looked at for every host and every workload.
+    usual: [Stock; 3],
+}
+
+/// A class of a host: how much there is and what is left, and what one consumer may take.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stock {
+    capacity: i64,
+    free: i64,
+    min_unit: i64,
+    max_unit: i64,
+    step_size: i64,
+}
+
+impl Stock {
+    fn new(inventory: Option<&Inventory>, used: i64) -> Self {
+        let Some(inventory) = inventory else {
+            return Self::default(); // nothing of which nobody may take anything
+        };
+        let capacity = inventory.capacity();
+        Self {
+            capacity,
+            free: capacity - used,
+            min_unit: inventory.min_unit,
+            max_unit: inventory.max_unit,
+            step_size: inventory.step_size.max(1),
+        }
+    }
+
+    fn fits(&self, amount: i64) -> bool {
+        (self.min_unit..=self.max_unit).contains(&amount) && amount % self.step_size.max(1) == 0 && self.free >= amount
+    }
 }
 
 impl Host {
@@ -46,6 +81,8 @@ impl Host {
             images: Vec::new(),
             groups: Vec::new(),
             children: 0,
+            occupied: Occupied::default(),
+            usual: Default::default(),
         }
     }
 
@@ -71,31 +108,43 @@ impl Host {
         said.flat_map(|value| value.split(',').map(str::trim))
     }
 
+    /// What there is of a class.
+    fn stock(&self, class: &str) -> Stock {
+        match CLASSES.iter().position(|usual| *usual == class) {
+            Some(at) => self.usual[at],
+            None => self.counted(class),
+        }
+    }
+
+    fn counted(&self, class: &str) -> Stock {
+        let inventory = self.provider.spec.inventories.get(class);
+        Stock::new(inventory, self.used.get(class).unwrap_or(0))
+    }
+
     /// How much of a class is left.
     pub fn free(&self, class: &str) -> i64 {
-        let inventory = self.provider.spec.inventories.get(class);
-        inventory.map_or(0, |one| one.capacity() - self.used.get(class).unwrap_or(0))
+        self.stock(class).free
     }
 
     /// The share of a class that is left, from 0 to 1.
     pub fn free_share(&self, class: &str) -> f64 {
-        let capacity = self
-            .provider
-            .spec
-            .inventories
-            .get(class)
-            .map_or(0, crate::Inventory::capacity);
+        let Stock { capacity, free, .. } = self.stock(class);
         if capacity > 0 {
-            self.free(class).max(0) as f64 / capacity as f64
+            free.max(0) as f64 / capacity as f64
         } else {
             0.0
         }
     }
 
+    /// What a guest can have of its NUMA nodes; none where there is not enough left.
+    pub fn seats(&self, seating: &Seating) -> Option<Vec<Seat>> {
+        let own = self.provider.status.capabilities.as_deref();
+        seating.find(own.map_or(&[], |own| &own.cells), &self.occupied)
+    }
+
     /// Whether one consumer can take this much of a class.
     pub fn fits(&self, class: &str, amount: i64) -> bool {
-        let inventory = self.provider.spec.inventories.get(class);
-        inventory.is_some_and(|one| one.takes(amount)) && self.free(class) >= amount
+        self.stock(class).fits(amount)
     }
 }
 
@@ -113,6 +162,8 @@ pub struct Snapshot {
     by_id: AHashMap<String, usize>,
     by_name: AHashMap<String, usize>,
     groups: AHashMap<String, Arc<Resource<HostGroup>>>,
+    /// By the uuid of a provider that may not be known yet, how many are right below it.
+    children: AHashMap<String, u32>,
     /// How many sharing providers there are.
     sharing: usize,
     /// Placed claims whose provider is not known yet.
@@ -253,8 +304,7 @@ impl Snapshot {
             None => {
                 let mut host = Host::new(Arc::clone(provider));
                 host.groups = groups();
-                let below = |one: &&Host| one.provider.spec.parent.as_deref() == Some(provider.name());
-                host.children = self.hosts.iter().flatten().filter(below).count() as u32;
+                host.children = self.children.get(provider.name()).copied().unwrap_or(0);
                 self.hosts.push(Some(host));
                 self.rooms.push([0; 3]);
                 self.by_id.insert(provider.name().to_owned(), self.hosts.len() - 1);
@@ -274,15 +324,17 @@ impl Snapshot {
     }
 
     fn count_child(&mut self, parent: Option<&str>, is_more: bool) {
-        let Some(at) = parent.and_then(|id| self.by_id.get(id)) else {
-            return;
-        };
-        if let Some(host) = &mut self.hosts[*at] {
-            host.children = if is_more {
-                host.children + 1
-            } else {
-                host.children.saturating_sub(1)
-            };
+        let Some(parent) = parent else { return };
+        let count = self.children.entry(parent.to_owned()).or_default();
+        *count = if is_more { *count + 1 } else { count.saturating_sub(1) };
+        let count = *count;
+        if count == 0 {
+            self.children.remove(parent);
+        }
+        if let Some(at) = self.by_id.get(parent)
+            && let Some(host) = &mut self.hosts[*at]
+        {
+            host.children = count;
         }
     }
 
@@ -333,6 +385,13 @@ impl Snapshot {
                 None => {}
             }
         }
+        let seats = &claim.status.seats;
+        if let Some(at) = claim.status.provider.as_ref().and_then(|id| self.by_id.get(id))
+            && !seats.is_empty()
+            && let Some(host) = &mut self.hosts[*at]
+        {
+            host.occupied.count(seats, sign > 0);
+        }
         let host = claim.status.host.as_ref().and_then(|name| self.by_name.get(name));
         if let Some(at) = host.copied() {
             self.count_workload(at, claim, sign);
@@ -376,8 +435,9 @@ impl Snapshot {
     }
 
     fn refresh(&mut self, at: usize) {
-        if let Some(host) = &self.hosts[at] {
-            self.rooms[at] = CLASSES.map(|class| host.free(class));
+        if let Some(host) = &mut self.hosts[at] {
+            host.usual = CLASSES.map(|class| host.counted(class));
+            self.rooms[at] = host.usual.map(|stock| stock.free);
         }
     }
 

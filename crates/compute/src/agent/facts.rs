@@ -7,8 +7,13 @@ use madang_host::{acceleration::Acceleration, machine::Machine};
 use madang_scheduler::{Capabilities, Cell};
 
 /// What a machine is on which QEMU of `version` runs guests, on the processor or emulated. Emulators for other machines are
-/// not installed.
-pub fn capabilities(machine: &Machine, acceleration: Option<Acceleration>, version: u64) -> Capabilities {
+/// not installed. `dedicated` are the processors that are given to one guest each.
+pub fn capabilities(
+    machine: &Machine,
+    acceleration: Option<Acceleration>,
+    version: u64,
+    dedicated: &[u32],
+) -> Capabilities {
     let arch = std::env::consts::ARCH;
     let mut architectures = vec![arch.to_owned()];
     if arch == "x86_64" {
@@ -33,6 +38,12 @@ pub fn capabilities(machine: &Machine, acceleration: Option<Acceleration>, versi
     let cells = machine.nodes.iter().map(|node| Cell {
         id: node.id,
         cpus: node.cpus.clone(),
+        dedicated: node
+            .cpus
+            .iter()
+            .filter(|cpu| dedicated.contains(cpu))
+            .copied()
+            .collect(),
         memory_mb: (node.memory_bytes >> 20) as i64,
         pages: node.pages.clone(),
     });
@@ -52,7 +63,7 @@ pub fn capabilities(machine: &Machine, acceleration: Option<Acceleration>, versi
 pub fn pretended(cpus: u32, memory_bytes: u64) -> Machine {
     let half = cpus / 2;
     // A quarter of the memory in pages of 2 MiB.
-    let pages: BTreeMap<u64, u64> = [(2048, memory_bytes / 8 >> 21)].into();
+    let pages: BTreeMap<u64, u64> = [(2048, (memory_bytes / 8) >> 21)].into();
     let nodes = [(0, 0..half), (1, half..cpus)].map(|(id, cpus)| madang_host::machine::Node {
         id,
         cpus: cpus.collect(),
@@ -82,11 +93,15 @@ mod tests {
     #[test]
     fn a_machine_is_told_in_the_schedulers_words() {
         let machine = pretended(8, 64 << 30);
-        let told = capabilities(&machine, Some(Acceleration::Kvm), 7_002_009);
+        let told = capabilities(&machine, Some(Acceleration::Kvm), 7_002_009, &[3, 9]);
         assert_eq!(told.hypervisor_names, ["qemu", "kvm"]);
         assert_eq!(told.cpu["topology:cores"], "4");
         assert_eq!((told.cells.len(), &told.cells[1].cpus[..]), (2, &[4, 5, 6, 7][..]));
         assert_eq!((told.cells[0].memory_mb, told.cells[0].pages[&2048]), (32 << 10, 4096));
-        assert!(capabilities(&machine, None, 0).hypervisor_names.is_empty());
+        assert_eq!(
+            (&told.cells[0].dedicated[..], &told.cells[1].dedicated[..]),
+            (&[3][..], &[][..])
+        );
+        assert!(capabilities(&machine, None, 0, &[]).hypervisor_names.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use madang_control::TaskGroup;
-use madang_scheduler::{Capabilities, DISK_GB, Inventory, MEMORY_MB, Provider, ProviderSpec, VCPU};
+use madang_scheduler::{Capabilities, DISK_GB, Inventory, MEMORY_MB, PCPU, Provider, ProviderSpec, VCPU};
 use madang_store::{Metadata, Resource, Store, StoreError, Tx};
 use tracing::warn;
 
@@ -37,6 +37,22 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
+    /// The numbers of the processors that are given to one server each.
+    pub fn dedicated(&self) -> impl Iterator<Item = u32> {
+        self.capabilities.cells.iter().flat_map(|cell| &cell.dedicated).copied()
+    }
+
+    /// The numbers of the other processors.
+    pub fn shared(&self) -> impl Iterator<Item = u32> {
+        let cells = self.capabilities.cells.iter();
+        cells.flat_map(|cell| {
+            cell.cpus
+                .iter()
+                .filter(move |cpu| !cell.dedicated.contains(cpu))
+                .copied()
+        })
+    }
+
     /// The inventory, with the ratios Nova gives by default and some memory kept for the host.
     pub fn inventories(&self) -> BTreeMap<String, Inventory> {
         let of = |total: i64, reserved: i64, allocation_ratio| Inventory {
@@ -48,13 +64,17 @@ impl HostFacts {
             allocation_ratio,
         };
         let memory_mb = (self.memory_bytes >> 20) as i64;
+        let dedicated = self.dedicated().count() as i64;
         [
-            (VCPU, of(i64::from(self.cpus), 0, 16.0)),
+            (VCPU, of(i64::from(self.cpus) - dedicated, 0, 16.0)),
+            (PCPU, of(dedicated, 0, 1.0)),
             (MEMORY_MB, of(memory_mb, 512.min(memory_mb / 4), 1.5)),
             (DISK_GB, of((self.disk_bytes >> 30) as i64, 0, 1.0)),
         ]
+        .into_iter()
+        .filter(|(class, inventory)| inventory.total > 0 || *class != PCPU)
         .map(|(class, inventory)| (class.to_owned(), inventory))
-        .into()
+        .collect()
     }
 }
 
@@ -102,6 +122,12 @@ fn beat_one(tx: &mut Tx<'_>, host: &str, facts: &HostFacts, drivers: &[String]) 
             .or_insert_with(|| inventory.clone());
         entry.total = inventory.total;
         entry.max_unit = inventory.max_unit;
+    }
+    if facts.dedicated().next().is_none()
+        && let Some(former) = provider.spec.inventories.get_mut(PCPU)
+    {
+        // Kept for those who have some of it still.
+        former.total = 0;
     }
     see(&mut provider, facts);
     tx.update(&known, provider).map(|_| ())

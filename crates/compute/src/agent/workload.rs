@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use madang_host::workload::{DiskFormat, DriverError, Hardware, Nic, Root, Workload};
 use madang_image::{CacheError, CachedImage};
 use madang_network::{Network, Port, Subnet};
+use madang_scheduler::{Claim, Seat};
 use madang_store::{Resource, Store};
 
 use super::{Agent, config_drive};
@@ -188,7 +189,32 @@ impl Agent {
         {
             built.rescue = hardware::rescuer(&rescuer.spec.properties).map_err(unfit)?;
         }
+        let facts = &self.options.facts;
+        let shared = if facts.dedicated().next().is_some() {
+            facts.shared().collect()
+        } else {
+            Vec::new()
+        };
+        let seats = self.seats(server);
+        hardware::sit(&mut built, &seats, &shared, flavor.vcpus, flavor.ram_mb);
         Ok(built)
+    }
+
+    /// What it was given of the host it is on: while it moves, its old place is the migration's.
+    fn seats(&self, server: &Resource<Server>) -> Vec<Seat> {
+        let moving = server
+            .spec
+            .asked
+            .moving
+            .as_ref()
+            .map(|moving| moving.migration.to_string());
+        let names = [Some(server.name().to_owned()), moving];
+        let claims = names
+            .iter()
+            .flatten()
+            .filter_map(|name| self.store.cache::<Claim>().by_name(name));
+        let mut here = claims.filter(|claim| claim.status.host == server.status.host);
+        here.next().map(|claim| claim.status.seats.clone()).unwrap_or_default()
     }
 
     async fn image(&self, id: &str) -> Result<CachedImage, DriverError> {

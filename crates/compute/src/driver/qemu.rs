@@ -27,6 +27,7 @@ mod job;
 mod launch;
 mod layer;
 mod machine;
+mod pinning;
 mod qmp;
 mod record;
 #[cfg(test)]

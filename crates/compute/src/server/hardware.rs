@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, str::FromStr};
 use madang_host::workload::{
     Cpu, DiskBus, DiskKind, Firmware, Hardware, IoLimits, NicModel, NumaNode, TpmVersion, Video,
 };
+use madang_scheduler::{Seat, seat::pages};
 
 /// Text by name, as images and flavors have it.
 pub type Properties = BTreeMap<String, String>;
@@ -48,6 +49,7 @@ pub enum Unfit {
 pub fn of(image: &Properties, is_iso: bool, specs: &Properties, vcpus: u32, ram_mb: u32) -> Result<Hardware, Unfit> {
     let said = Said { image, specs };
     said.refuse_what_is_not_here()?;
+    said.seating()?;
     let disk_bus = match image.get("hw_scsi_model").map(String::as_str) {
         Some("virtio-scsi") if !image.contains_key("hw_disk_bus") => DiskBus::Scsi,
         None | Some("virtio-scsi") => said.image_one_of("hw_disk_bus", DISK_BUSES)?.unwrap_or_default(),
@@ -73,7 +75,7 @@ pub fn of(image: &Properties, is_iso: bool, specs: &Properties, vcpus: u32, ram_
         cpu: Cpu {
             model: None,
             topology: said.topology(vcpus)?,
-            pinned: Vec::new(),
+            ..Cpu::default()
         },
         disk_limits: IoLimits {
             read_bytes_sec: said.limit("quota:disk_read_bytes_sec")?,
@@ -97,7 +99,6 @@ pub fn of(image: &Properties, is_iso: bool, specs: &Properties, vcpus: u32, ram_
                     .map(|period| (quota, period.unwrap_or(100_000)))
             })
             .transpose()?,
-        page_size_kib: None,
         rescue: None,
         numa: said.numa(vcpus, ram_mb)?,
     })
@@ -127,6 +128,22 @@ pub fn rescuer(image: &Properties) -> Result<Option<(DiskBus, DiskKind)>, Unfit>
     };
     let by_image = said.image_one_of("hw_disk_bus", DISK_BUSES)?;
     Ok(Some((bus.or(by_image).unwrap_or(usual), kind)))
+}
+
+/// What a flavor asks for that containers do not get; all else of it that is for machines has no meaning for them.
+///
+/// # Errors
+/// [`Unfit`], naming the extra spec and its value.
+pub fn of_container(specs: &Properties) -> Result<(), Unfit> {
+    let image = Properties::new();
+    let said = Said { image: &image, specs };
+    if specs.get("hw:cpu_policy").is_some_and(|policy| policy == "dedicated") {
+        return Err(said.flavor_is_wrong("hw:cpu_policy", "containers share their host's processors"));
+    }
+    if specs.get("hw:mem_page_size").is_some_and(|size| pages(size).is_some()) {
+        return Err(said.flavor_is_wrong("hw:mem_page_size", "containers have their host's usual pages"));
+    }
+    Ok(())
 }
 
 const DISK_BUSES: &[(&str, DiskBus)] = &[
@@ -340,7 +357,11 @@ impl Said<'_> {
                 None if ram_mb.is_multiple_of(nodes) => u64::from(ram_mb / nodes),
                 None => return Err(self.flavor_is_wrong("hw:numa_nodes", "its memory cannot be divided evenly")),
             };
-            numa.push(NumaNode { cpus, memory_mib });
+            numa.push(NumaNode {
+                cpus,
+                memory_mib,
+                ..NumaNode::default()
+            });
         }
         let mut all: Vec<u32> = numa.iter().flat_map(|node| node.cpus.iter().copied()).collect();
         all.sort_unstable();
@@ -353,12 +374,32 @@ impl Said<'_> {
         Ok(numa)
     }
 
-    /// What needs a host that gives processors or pages away: no host here does, and it is never ignored.
+    /// Processors and pages of the host's: what the image may say of them, and what containers and hosts never give.
+    fn seating(&self) -> Result<(), Unfit> {
+        match (self.specs.get("hw:cpu_policy"), self.image.get("hw_cpu_policy")) {
+            (Some(policy), _) if policy == "mixed" => {
+                return Err(self.flavor_is_wrong("hw:cpu_policy", "no host of this cloud offers that"));
+            }
+            (Some(policy), Some(wanted)) if policy == "shared" && wanted == "dedicated" => {
+                return Err(Unfit::Override { name: "hw_cpu_policy" });
+            }
+            _ => self.image_one_of("hw_cpu_policy", &[("shared", ()), ("dedicated", ())])?,
+        };
+        if self.image.contains_key("hw_mem_page_size") {
+            let gives = self.specs.get("hw:mem_page_size").map(String::as_str);
+            if !matches!(gives, Some("large" | "any")) {
+                return Err(Unfit::Override {
+                    name: "hw_mem_page_size",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What needs a host that gives something away that no host here does; it is never ignored.
     fn refuse_what_is_not_here(&self) -> Result<(), Unfit> {
         for (name, fine) in [
-            ("hw:cpu_policy", &["shared"][..]),
-            ("hw:emulator_threads_policy", &["share"]),
-            ("hw:mem_page_size", &["small", "any", "4", "4kb"]),
+            ("hw:emulator_threads_policy", &["share"][..]),
             ("hw:cpu_realtime", &["no", "false"]),
             ("hw:mem_encryption", &["false"]),
             ("pci_passthrough:alias", &[]),
@@ -371,21 +412,49 @@ impl Said<'_> {
                 return Err(self.flavor_is_wrong(name, "no host of this cloud offers that"));
             }
         }
-        for (name, fine) in [
-            ("hw_cpu_policy", &["shared"][..]),
-            ("hw_mem_page_size", &["small", "any"]),
-            ("hw_mem_encryption", &["false"]),
-        ] {
-            if self
-                .image
-                .get(name)
-                .is_some_and(|value| !fine.contains(&value.to_lowercase().as_str()))
-            {
-                return Err(self.image_is_wrong(name));
-            }
+        if self
+            .image
+            .get("hw_mem_encryption")
+            .is_some_and(|value| truth(value) != Some(false))
+        {
+            return Err(self.image_is_wrong("hw_mem_encryption"));
         }
         Ok(())
     }
+}
+
+/// Puts a machine on what its claim was given of the host: `shared` is what the host's machines have together.
+///
+/// ```
+/// use madang_compute::server::hardware::sit;
+/// use madang_host::workload::Hardware;
+/// use madang_scheduler::Seat;
+///
+/// let mut hardware = Hardware::default();
+/// let seat = Seat { cell: 1, cpus: vec![6, 7], pages: Some((2048, 256)) };
+/// sit(&mut hardware, &[seat], &[0, 1], 2, 512);
+/// assert_eq!((&hardware.cpu.pinned[..], hardware.numa[0].page_kib), (&[6, 7][..], Some(2048)));
+/// ```
+pub fn sit(hardware: &mut Hardware, seats: &[Seat], shared: &[u32], vcpus: u32, ram_mb: u32) {
+    hardware.cpu.shared = shared.to_vec();
+    if seats.is_empty() {
+        return;
+    }
+    if hardware.numa.is_empty() {
+        hardware.numa.push(NumaNode {
+            cpus: (0..vcpus).collect(),
+            memory_mib: u64::from(ram_mb),
+            ..NumaNode::default()
+        });
+    }
+    let mut own = BTreeMap::new();
+    for (node, seat) in hardware.numa.iter_mut().zip(seats) {
+        node.host_node = Some(seat.cell);
+        node.page_kib = seat.pages.map(|(kib, _)| kib);
+        own.extend(node.cpus.iter().copied().zip(seat.cpus.iter().copied()));
+    }
+    // By the guest's numbers.
+    hardware.cpu.pinned = own.into_values().collect();
 }
 
 /// As oslo's `strutils.bool_from_string` in its strict form.
@@ -507,15 +576,15 @@ mod tests {
             ("hw_machine_type", "pc-q35-"),
             ("hw_firmware_type", "openfirmware"),
             ("hw_boot_menu", "maybe"),
-            ("hw_cpu_policy", "dedicated"),
+            ("hw_cpu_policy", "alone"),
             ("os_secure_boot", "required"),
         ] {
             let error = fit(&[(name, value)], &[]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
         }
         for (name, value) in [
-            ("hw:cpu_policy", "dedicated"),
-            ("hw:mem_page_size", "large"),
+            ("hw:cpu_policy", "mixed"),
+            ("hw:mem_encryption", "true"),
             ("quota:cpu_shares", "many"),
             ("hw:tpm_version", "3"),
             ("hw:cpu_sockets", "3"),
@@ -525,6 +594,18 @@ mod tests {
             let error = fit(&[], &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");
         }
+    }
+
+    #[test]
+    fn seats_are_for_machines_and_images_choose_within_the_flavor() {
+        let specs = |pairs: &[(&str, &str)]| of_container(&properties(pairs));
+        assert!(specs(&[("hw:cpu_policy", "shared"), ("hw:mem_page_size", "small")]).is_ok());
+        assert!(specs(&[("hw:cpu_policy", "dedicated")]).is_err() && specs(&[("hw:mem_page_size", "2MB")]).is_err());
+        assert!(fit(&[("hw_cpu_policy", "dedicated")], &[]).is_ok());
+        let shared = fit(&[("hw_cpu_policy", "dedicated")], &[("hw:cpu_policy", "shared")]);
+        assert_eq!(shared, Err(Unfit::Override { name: "hw_cpu_policy" }));
+        assert!(fit(&[("hw_mem_page_size", "2048")], &[("hw:mem_page_size", "large")]).is_ok());
+        assert!(fit(&[("hw_mem_page_size", "2048")], &[]).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) fn follow(tx: &mut Tx<'_>, old: &Resource<Server>, new: &Resource<Ser
 /// Whether a server keeps its host's disks busy. Source: Nova's `io_workload`.
 fn is_busy(server: &Resource<Server>) -> bool {
     let state = state::of(server);
-    let works = |task| {
+    let works = |task: &str| {
         matches!(
             task,
             "rebuilding"

@@ -47,6 +47,8 @@ pub struct Options {
     pub hosts: u32,
     pub behaviour: Behaviour,
     pub chosen: Chosen,
+    /// Processors that every host gives to one server each.
+    pub dedicated: Vec<u32>,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             hosts: 2,
             behaviour: Behaviour::default(),
             chosen: Chosen::default(),
+            dedicated: Vec::new(),
         }
     }
 }
@@ -149,7 +152,7 @@ impl Cloud {
                 disk_bytes: 8 << 40,
                 hypervisor: "simulated".to_owned(),
                 acceleration: String::new(),
-                capabilities: facts::capabilities(&facts::pretended(64, 512 << 30), None, 0),
+                capabilities: facts::capabilities(&facts::pretended(64, 512 << 30), None, 0, &options.dedicated),
                 booted: None,
             },
             ground: None,

@@ -38,12 +38,10 @@ pub struct Hardware {
     pub cpu_shares: Option<u64>,
     /// Processor time in microseconds, of each period in microseconds. Source: `quota:cpu_quota`, `quota:cpu_period`.
     pub cpu_quota: Option<(u64, u64)>,
-    /// The size of memory pages in KiB, when not the usual. Source: `hw:mem_page_size`.
-    pub page_size_kib: Option<u64>,
     /// How its rescuer's disk is plugged in, beside all others and after them; before all others where nothing is said.
     /// Source: `hw_rescue_bus`, `hw_rescue_device` of the rescuer's image.
     pub rescue: Option<(DiskBus, DiskKind)>,
-    /// Memory in MiB and processors of each node, when it has more than one. Source: `hw:numa_*`.
+    /// Memory in MiB and processors of each node, when it has more than one or they are somewhere. Source: `hw:numa_*`.
     pub numa: Vec<NumaNode>,
 }
 
@@ -118,13 +116,19 @@ pub struct Cpu {
     pub topology: Option<(u32, u32, u32)>,
     /// Host processors that it has to itself, one for each of its own. Source: `hw:cpu_policy=dedicated`.
     pub pinned: Vec<u32>,
+    /// Host processors that everything else of it may use; all where there is none.
+    pub shared: Vec<u32>,
 }
 
 /// A node of a machine's memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NumaNode {
     /// Its processors, by number from 0.
     pub cpus: Vec<u32>,
     /// In MiB.
     pub memory_mib: u64,
+    /// The host's node that it is on; anywhere when none.
+    pub host_node: Option<u32>,
+    /// The size of its pages in KiB, when not the usual. Source: `hw:mem_page_size`.
+    pub page_kib: Option<u64>,
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use madang_block::{api::BlockApi, driver::file::FileBackEnd};
 use madang_compute::{
     Phase, Power, Server,
@@ -25,7 +25,7 @@ use madang_host::{
     Instance,
     acceleration::{self, Acceleration, Probe},
     capability::{self, Capacity},
-    machine::Machine,
+    machine::{Machine, numbers_of},
     workload::{Driver, DriverError, State},
 };
 use madang_image::{Intake, LocalCache, LocalIntake};
@@ -58,6 +58,8 @@ pub struct Host {
     /// How machines run; an error says why they do not.
     probe: Result<Probe, String>,
     capacity: Capacity,
+    /// Processors that are given to one server each.
+    dedicated: Vec<u32>,
 }
 
 impl Host {
@@ -99,7 +101,23 @@ pub async fn examine(config: &Config, data: &DataDir, instance: Instance, checks
         instance,
         probe,
         capacity,
+        dedicated: dedicated(config)?,
     })
+}
+
+/// The processors that the configuration gives to one server each, of those this machine has.
+fn dedicated(config: &Config) -> anyhow::Result<Vec<u32>> {
+    let list = &config.compute.cpu_dedicated_set;
+    let numbers =
+        numbers_of(list).with_context(|| format!("compute.cpu_dedicated_set: {list:?} is no list such as 2-5,8"))?;
+    let here: Vec<u32> = Machine::here().nodes.into_iter().flat_map(|node| node.cpus).collect();
+    match numbers.iter().find(|number| !here.contains(number)) {
+        Some(number) => bail!("compute.cpu_dedicated_set: this machine has no processor {number}"),
+        None if !numbers.is_empty() && numbers.len() == here.len() => {
+            bail!("compute.cpu_dedicated_set: {list:?} leaves no processor for everything else")
+        }
+        None => Ok(numbers),
+    }
 }
 
 /// The name that this machine had when the cloud began.
@@ -256,6 +274,8 @@ pub fn simulate(cloud: &Cloud, config: &Config, drivers: Drivers, group: &TaskGr
     }
     let (images, intake) = images(cloud);
     let is_simulated = |host: &str| host.starts_with(SIMULATED);
+    // The upper half of each of their two nodes.
+    let dedicated: Vec<u32> = (16..32).chain(48..64).collect();
     madang_network::agent::simulate(&cloud.store, is_simulated, group);
     let options = AgentOptions {
         hosts: simulated_names(config.simulated_hosts),
@@ -266,7 +286,12 @@ pub fn simulate(cloud: &Cloud, config: &Config, drivers: Drivers, group: &TaskGr
             disk_bytes: 8 << 40,
             hypervisor: "simulated".to_owned(),
             acceleration: "nothing really runs here".to_owned(),
-            capabilities: facts::capabilities(&facts::pretended(64, 512 << 30), Some(Acceleration::Kvm), SIMULATED_VERSION),
+            capabilities: facts::capabilities(
+                &facts::pretended(64, 512 << 30),
+                Some(Acceleration::Kvm),
+                SIMULATED_VERSION,
+                &dedicated,
+            ),
             booted: facts::booted(),
         },
         ground: None,
@@ -296,7 +321,10 @@ fn pretended(cloud: &Cloud) -> World {
 
 fn facts_of(host: &Host) -> HostFacts {
     let probe = host.probe.as_ref().ok();
-    let (kind, version) = (probe.map(|probe| probe.acceleration), probe.map_or(0, |probe| probe.version));
+    let (kind, version) = (
+        probe.map(|probe| probe.acceleration),
+        probe.map_or(0, |probe| probe.version),
+    );
     let (acceleration, reason) = match &host.probe {
         Ok(probe) => (probe.acceleration.as_str().to_owned(), probe.reason.clone()),
         Err(why) => ("none".to_owned(), why.clone()),
@@ -308,7 +336,7 @@ fn facts_of(host: &Host) -> HostFacts {
         disk_bytes: host.capacity.disk_bytes,
         hypervisor: format!("QEMU ({acceleration})"),
         acceleration: reason,
-        capabilities: facts::capabilities(&Machine::here(), kind, version),
+        capabilities: facts::capabilities(&Machine::here(), kind, version, &host.dedicated),
         booted: facts::booted(),
     }
 }

@@ -11,6 +11,11 @@ pub fn usage_group(provider: &str) -> String {
     format!("usage/{provider}")
 }
 
+/// The counter group of what is taken of a provider's NUMA nodes; its fields are processors and pages.
+pub fn seat_group(provider: &str) -> String {
+    format!("seats/{provider}")
+}
+
 /// The rule of the kind.
 pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Claim>) -> Result<(), StoreError> {
     match op {
@@ -20,7 +25,7 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Claim>) -> Result<(), StoreError
         }
         Op::Update { old, new } => {
             check(new)?;
-            if old.status.given(&old.spec).eq(new.status.given(&new.spec)) {
+            if old.status.given(&old.spec).eq(new.status.given(&new.spec)) && old.status.seats == new.status.seats {
                 return Ok(());
             }
             count(tx, Some(old), Some(new))
@@ -72,6 +77,44 @@ fn count(tx: &mut Tx<'_>, old: Option<&Resource<Claim>>, new: Option<&Resource<C
         });
         let deltas = deltas.collect();
         tx.add("", &usage_group(id), deltas);
+    }
+    count_seats(tx, old, new, is_move)
+}
+
+/// Counts what changes hands of the providers' NUMA nodes: each processor once, as many pages as there are.
+fn count_seats(
+    tx: &mut Tx<'_>,
+    old: Option<&Resource<Claim>>,
+    new: Option<&Resource<Claim>>,
+    is_move: bool,
+) -> Result<(), StoreError> {
+    for (claim, sign) in [(old, -1), (new, 1)] {
+        let Some(claim) = claim.filter(|claim| !claim.status.seats.is_empty()) else {
+            continue;
+        };
+        let Some(id) = &claim.status.provider else { continue };
+        let is_bounded = sign > 0 && !is_move;
+        let provider = is_bounded.then(|| inventories(tx, id)).transpose()?;
+        let cells = provider.as_ref().and_then(|known| known.status.capabilities.as_deref());
+        let cells = cells.map_or(&[][..], |own| &own.cells);
+        let mut deltas = Vec::new();
+        for seat in &claim.status.seats {
+            let cell = cells.iter().find(|cell| cell.id == seat.cell);
+            deltas.extend(seat.cpus.iter().map(|cpu| Delta {
+                field: format!("cpu/{cpu}"),
+                add: sign,
+                limit: is_bounded.then(|| i64::from(cell.is_some_and(|cell| cell.dedicated.contains(cpu)))),
+            }));
+            deltas.extend(seat.pages.map(|(kib, number)| Delta {
+                field: format!("pages/{}/{kib}", seat.cell),
+                add: sign * number as i64,
+                limit: is_bounded.then(|| {
+                    let there = cell.and_then(|cell| cell.pages.get(&kib)).copied();
+                    there.unwrap_or(0) as i64
+                }),
+            }));
+        }
+        tx.add("", &seat_group(id), deltas);
     }
     Ok(())
 }

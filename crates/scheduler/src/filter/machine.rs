@@ -115,53 +115,17 @@ fn holds(version: u64, conditions: &str) -> bool {
     })
 }
 
-/// NUMA nodes (`hw:numa_nodes`) with their share of processors and memory, and pages of the size asked for
-/// (`hw:mem_page_size`). Which processors a guest is pinned to is the host's own business.
+/// Seats on the host's NUMA nodes: dedicated processors (`hw:cpu_policy`), nodes (`hw:numa_nodes`), pages of the size asked
+/// for (`hw:mem_page_size`).
 pub(super) fn numa(context: &Context<'_>, host: &Host) -> Option<Why> {
-    let wish = |name: &str| {
-        let property = format!("hw_{name}");
-        let spec = format!("hw:{name}");
-        context
-            .ask
-            .extra_spec(&spec)
-            .or_else(|| context.ask.image_property(&property))
-            .map(str::to_owned)
-    };
-    let nodes: Option<usize> = wish("numa_nodes").and_then(|text| text.parse().ok());
-    let pages = wish("mem_page_size");
-    if nodes.is_none() && pages.is_none() {
-        return None;
-    }
-    let cells = host
-        .provider
-        .status
-        .capabilities
-        .as_deref()
-        .map_or(&[][..], |own| &own.cells);
-    let count = nodes.unwrap_or(1).max(1);
-    let asked = |class: &str| context.ask.resources.get(class).unwrap_or(0);
-    let share = |amount: i64| amount.div_euclid(count as i64) + i64::from(amount.rem_euclid(count as i64) > 0);
-    let memory_mb = share(asked(MEMORY_MB));
-    let size = pages.as_deref().and_then(|text| match text {
-        "small" | "any" => None,
-        "large" => Some(2048),
-        other => other.parse::<u64>().ok(),
-    });
-    let suits = |cell: &&crate::Cell| {
-        let has_pages = size.is_none_or(|kib| {
-            let has = cell
-                .pages
-                .iter()
-                .filter(|(known, _)| **known >= kib && (pages.as_deref() == Some("large") || **known == kib));
-            has.map(|(kib, number)| kib * number / 1024)
-                .max()
-                .is_some_and(|mb| mb >= memory_mb.unsigned_abs())
-        });
-        cell.cpus.len() as i64 >= share(asked(VCPU)) && cell.memory_mb >= memory_mb && has_pages
-    };
+    let seating = context.ask.seating.as_ref()?;
     when(
-        cells.iter().filter(suits).count() < count,
-        "do not have the NUMA nodes or pages asked for",
+        host.seats(seating).is_none(),
+        if seating.is_dedicated {
+            "do not have so many dedicated processors left on their NUMA nodes"
+        } else {
+            "do not have the NUMA nodes or pages asked for"
+        },
     )
 }
 

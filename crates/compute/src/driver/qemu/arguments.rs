@@ -187,7 +187,19 @@ impl Arguments {
         );
         for (node, numa) in (0..).zip(&workload.hardware.numa) {
             let size = numa.memory_mib;
-            self.add("-object", format!("memory-backend-ram,id=memory{node},size={size}M"));
+            let place = match numa.host_node {
+                Some(host) => format!(",host-nodes={host},policy=bind"),
+                None => String::new(),
+            };
+            self.add(
+                "-object",
+                match numa.page_kib {
+                    Some(kib) => format!(
+                        "memory-backend-memfd,id=memory{node},size={size}M,hugetlb=on,hugetlbsize={kib}K,prealloc=on{place}"
+                    ),
+                    None => format!("memory-backend-ram,id=memory{node},size={size}M{place}"),
+                },
+            );
             let cpus: String = numa.cpus.iter().map(|cpu| format!(",cpus={cpu}")).collect();
             self.add("-numa", format!("node,nodeid={node},memdev=memory{node}{cpus}"));
         }
@@ -509,6 +521,7 @@ mod tests {
             numa: vec![madang_host::workload::NumaNode {
                 cpus: vec![0, 1],
                 memory_mib: 512,
+                ..Default::default()
             }],
             ..Hardware::default()
         };

@@ -27,6 +27,7 @@ use super::{
     disk, firmware, hotplug,
     layer::{self, Layer},
     machine::{Machine, Phase},
+    pinning,
     record::{self, AGENT, DISK, ERRORS, End, MEMORY, MONITOR, RESCUE, Record},
     shape, suspend, tpm,
 };
@@ -56,6 +57,11 @@ pub(super) async fn start(host: &Arc<Host>, workload: &Workload) -> Result<Arc<M
     };
     let machine = start_as(host, &on_board, known, is_resuming).await?;
     let hardware = &workload.hardware;
+    if let Err(error) = pinning::pin(&machine, &hardware.cpu).await {
+        // It would run on what others have to themselves.
+        machine.kill().await?;
+        return Err(error);
+    }
     hotplug::limit_root(&machine, &hardware.disk_limits).await?;
     let mut known = Devices::load(dir)?;
     for disk in &workload.disks {

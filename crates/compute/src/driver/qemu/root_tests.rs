@@ -297,6 +297,7 @@ async fn a_machine_has_no_rights_and_its_tap() {
 }
 
 mod beyond_tests;
+mod pinning_tests;
 
 #[tokio::test]
 async fn a_panic_is_told_with_its_reason() {

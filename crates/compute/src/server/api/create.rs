@@ -354,8 +354,11 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         true => None,
         false => Some(image(store, caller, project, &server, &flavor)?),
     };
+    let size = &flavor.spec;
+    if image.as_ref().is_some_and(|image| image.spec.is_container()) {
+        hardware::of_container(&size.extra_specs).map_err(|unfit| Failure::invalid(unfit.to_string()))?;
+    }
     if let Some(image) = image.as_ref().filter(|image| !image.spec.is_container()) {
-        let size = &flavor.spec;
         let is_iso = image.spec.disk_format == Some(madang_image::DiskFormat::Iso);
         let (properties, specs) = (&image.spec.properties, &size.extra_specs);
         hardware::of(properties, is_iso, specs, size.vcpus, size.ram_mb)
