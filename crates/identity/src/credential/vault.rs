@@ -31,9 +31,11 @@ fn belongs_to(spec: &CredentialSpec) -> Vec<u8> {
 impl Identity {
     /// Puts a secret into a credential.
     pub(super) fn seal_credential(&self, spec: &mut CredentialSpec, blob: &str) {
-        spec.sealed = self
-            .vault
-            .seal_text(Timestamp::now(), blob.as_bytes(), &belongs_to(spec));
+        self.seal_at(Timestamp::now(), spec, blob);
+    }
+
+    fn seal_at(&self, now: Timestamp, spec: &mut CredentialSpec, blob: &str) {
+        spec.sealed = self.vault.seal_text(now, blob.as_bytes(), &belongs_to(spec));
         spec.plain = None;
     }
 
@@ -83,7 +85,7 @@ impl Identity {
                         continue;
                     };
                     let mut new = (*there).clone();
-                    self.seal_credential(&mut new.spec, &blob);
+                    self.seal_at(now, &mut new.spec, &blob);
                     tx.update(&there, new)?;
                 }
                 Ok::<_, Failure>(())
@@ -113,5 +115,56 @@ impl Identity {
                 std::error::Error::source(&error).map_or_else(String::new, ToString::to_string)
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use madang_store::{Metadata, Sqlite, SqliteOptions, StoreBuilder};
+
+    use super::*;
+    use crate::{Options, Policy};
+
+    #[tokio::test]
+    async fn everything_is_sealed_anew_and_old_keys_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = StoreBuilder::new();
+        crate::register(&mut builder);
+        let backend = Sqlite::open(SqliteOptions::new(dir.path().join("store.db")))
+            .await
+            .unwrap();
+        let store = builder.open(Arc::new(backend)).await.unwrap();
+        let options = Options::new(dir.path().join("keys"));
+        let identity = Identity::open(store, Policy::new(), options).await.unwrap();
+        // As it was kept before there were keys.
+        let spec: CredentialSpec = serde_json::from_value(serde_json::json!({
+            "user_id": "u", "type": "note", "blob": "open sesame",
+        }))
+        .unwrap();
+        let made = identity.store.transact(Cause::system("test"), |tx| {
+            tx.create(Resource::<Credential>::new(Metadata::new("", "c"), spec.clone()))
+                .map(|_| ())
+        });
+        made.await.unwrap();
+        let kept = || identity.store.get::<Credential>(&Credential::key("c")).unwrap();
+        assert_eq!(identity.open_credential(&kept()).unwrap(), "open sesame");
+
+        let days = |days: i64| Timestamp::now() + SignedDuration::from_hours(24 * days);
+        let mut sealed = Vec::new();
+        for (day, key, keys) in [(0, 1, 1), (31, 1, 2), (32, 2, 2), (35, 2, 1)] {
+            identity.keep_vault(days(day)).await.unwrap();
+            let now = kept();
+            assert_eq!(now.spec.plain, None);
+            assert_eq!(key_of(&now.spec.sealed), Some(key), "day {day}");
+            assert_eq!(identity.vault.len(), keys, "day {day}");
+            assert_eq!(identity.open_credential(&now).unwrap(), "open sesame");
+            sealed.push(now.spec.sealed.clone());
+        }
+        assert_eq!(sealed[0], sealed[1], "nothing is sealed anew without need");
+
+        let mut stolen = (*kept()).clone();
+        stolen.spec.user_id = "other".to_owned();
+        assert!(identity.open_credential(&stolen).is_err(), "it is bound to its user");
+        identity.store.close().await;
     }
 }
