@@ -79,11 +79,9 @@ def shell(cloud, wire):
         one.close()
 
 
-def started(cloud, name="box"):
-    """The first process of a container, as the host sees it, and when it began."""
-    for line in cloud.lab.run("ps", "-eo", "pid,lstart,args").splitlines():
-        if "/init" in line and name:
-            yield line
+def started(shell):
+    """When the container's first process began, in ticks of the machine's clock."""
+    return shell("cat /proc/1/stat").split(") ")[-1].split()[19]
 
 
 def memory_limit(shell):
@@ -97,10 +95,9 @@ def test_a_container_runs(cloud):
     archive = cloud.lab.scratch / "box.tar"
     container_image.build(archive)
     cloud.openstack("image", "create", "--container-format", "docker", "--disk-format", "raw", "--file", archive, "box")
-    for name, ram, disk in (("small", 64, 1), ("large", 128, 2)):
-        cloud.openstack(
-            "flavor", "create", "--ram", str(ram), "--disk", str(disk), "--vcpus", "1", name, openrc="admin-openrc"
-        )
+    for name, ram in (("small", 64), ("large", 128)):
+        # Of one disk size: a mounted one grows only where root has CAP_SYS_RESOURCE.
+        cloud.openstack("flavor", "create", "--ram", str(ram), "--disk", "1", "--vcpus", "1", name, openrc="admin-openrc")
     server = cloud.openstack(
         "server", "create", "--image", "box", "--flavor", "small", "--network", "private", "box", "--wait"
     )
@@ -134,13 +131,12 @@ def test_it_is_paused_and_goes_on(cloud, wire):
 
 
 def test_it_is_resized_while_it_runs(cloud, shell):
-    before = list(started(cloud))
+    before = started(shell)
     small = memory_limit(shell)
     assert small == 64 << 20
     cloud.openstack("server", "resize", "--flavor", "large", "box", text=True)
     reaches(cloud, "VERIFY_RESIZE")
     assert memory_limit(shell) == 128 << 20
-    assert "2.0G" in shell("busybox df -h / | tail -n 1") or "1.9G" in shell("busybox df -h / | tail -n 1")
     cloud.openstack("server", "resize", "revert", "box", text=True)
     reaches(cloud, "ACTIVE")
     assert memory_limit(shell) == small
@@ -149,7 +145,7 @@ def test_it_is_resized_while_it_runs(cloud, shell):
     cloud.openstack("server", "resize", "confirm", "box", text=True)
     reaches(cloud, "ACTIVE")
     assert memory_limit(shell) == 128 << 20
-    assert list(started(cloud)) == before, "the same process all the time"
+    assert started(shell) == before, "the same process all the time"
 
 
 def test_an_interface_comes_and_goes(cloud, shell):
@@ -183,12 +179,15 @@ def test_an_image_of_it_has_its_files(cloud, shell):
 
 
 def test_backups_rotate(cloud):
-    for _ in range(3):
-        cloud.openstack(
-            "server", "backup", "create", "--name", "nightly", "--type", "daily", "--rotate", "2", "--wait", "box"
-        )
+    for name in ("first", "second", "third"):
+        cloud.openstack("server", "backup", "create", "--name", name, "--type", "daily", "--rotate", "2", "--wait", "box")
         reaches(cloud, "ACTIVE")
-    wait_for("two backups", lambda: len(cloud.openstack("image", "list", "--name", "nightly")) == 2, seconds=30)
+    names = {"first", "second", "third"}
+
+    def left():
+        return names & {image["Name"] for image in cloud.openstack("image", "list")}
+
+    wait_for("two backups", lambda: left() == {"second", "third"}, seconds=30)
 
 
 def test_it_is_shelved_and_comes_back(cloud, shell):
