@@ -224,12 +224,16 @@ impl Inner {
     }
 
     /// Waits for what an earlier call has begun, and then makes sure that nothing runs and nothing can: none if it runs.
-    async fn take_over(&self, id: Uuid, home: &Home) -> Result<Option<Lock>, DriverError> {
+    async fn take_over(self: &Arc<Self>, id: Uuid, home: &Home) -> Result<Option<Lock>, DriverError> {
         private_dir(home.path()).map_err(image)?;
         let attempt = async {
             loop {
                 if self.runs(id).await? {
                     return Ok(None);
+                }
+                // Of a driver before this one: its shim may show only now, and waits for a word that nobody gives.
+                if self.is_held(id, home)? {
+                    self.give_up(id, home).await?;
                 }
                 self.settle(id, home).await?;
                 let lock = home

@@ -257,7 +257,7 @@ async fn made_ready(fixture: &mut dyn Fixture) {
     driver.make_ready(&other).await.unwrap();
     drop(driver);
     let driver = fixture.reopen().await;
-    other.hostname = "other".into();
+    other.memory_bytes *= 2;
     driver.start(&other).await.unwrap();
     greeted(fixture, &*driver, other.id).await;
     removed(&*driver, &other).await;
