@@ -135,4 +135,4 @@ def test_a_provider_that_is_gone_takes_its_users_along(cloud):
     with pytest.raises(AssertionError, match="403"):
         ask(cloud, "token issue", me)
     run_admin(cloud, "identity", "provider", "delete", "sso")
-    assert "No user" in cloud.refused("user", "show", user_id, openrc="admin-openrc")
+    assert "No User found" in cloud.refused("user", "show", user_id, openrc="admin-openrc")
