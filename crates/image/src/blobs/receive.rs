@@ -88,7 +88,8 @@ fn remove(path: &Path) {
     }
 }
 
-/// A file that is removed unless it becomes an [`Incoming`], also when the upload is cancelled.
+/// A file that is removed unless it becomes an [`Incoming`], also when the upload is cancelled. Whoever writes it holds
+/// this: nobody else knows whether it is there yet.
 struct Unfinished(Option<PathBuf>);
 
 impl Drop for Unfinished {
@@ -110,18 +111,21 @@ impl Blobs {
         S: Stream<Item = Result<Bytes, E>>,
     {
         let path = self.root.join("incoming").join(Uuid::new_v4().to_string());
-        let mut unfinished = Unfinished(Some(path.clone()));
         let (to_file, file) = worker({
             let path = path.clone();
-            move |batches| write(&path, batches)
+            let unfinished = Unfinished(Some(path.clone()));
+            move |batches| write(&path, batches).map(|file| (file, unfinished))
         });
         let (to_sha512, sha512) = worker(digest::<Sha512>);
         let (to_md5, md5) = worker(digest::<Md5>);
 
         let senders = [to_file, to_sha512, to_md5];
-        let (size, head) = distribute(body, limit, &senders).await?;
+        let distributed = distribute(body, limit, &senders).await;
         drop(senders);
-        let file = finished(file).await?;
+        // Waited for in any case: what is refused is gone when that is said.
+        let file = finished(file).await;
+        let (size, head) = distributed?;
+        let (file, mut unfinished) = file?;
         let (sha512, md5) = (finished(sha512).await, finished(md5).await);
         unfinished.0 = None;
         Ok(Incoming {
