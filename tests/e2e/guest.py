@@ -34,6 +34,14 @@ class Account:
         with inside(self.cloud.lab.name):
             yield self.sdk
 
+    @classmethod
+    def with_key(cls, cloud, key):
+        """The account of the demo project, whose keypair `me` is this key."""
+        account = cls(cloud)
+        with account.there() as sdk:
+            sdk.compute.create_keypair(name="me", public_key=key.with_suffix(".pub").read_text())
+        return account
+
     def compute(self, method, path, body=None, version=NEWEST, expect=None):
         """Plain requests to Nova's API, for what the SDK has no word for."""
         with self.there() as sdk:

@@ -24,10 +24,7 @@ def cloud(clouds):
 
 @pytest.fixture(scope="module")
 def demo(cloud, key):
-    account = Account(cloud)
-    with account.there() as sdk:
-        sdk.compute.create_keypair(name="me", public_key=key.with_suffix(".pub").read_text())
-    return account
+    return Account.with_key(cloud, key)
 
 
 @pytest.fixture(scope="module")

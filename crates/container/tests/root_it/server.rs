@@ -241,6 +241,7 @@ fn root_interfaces_come_to_a_running_container_and_go_home() {
 #[test]
 fn root_the_writable_layer_has_the_size_of_the_flavor() {
     in_a_yard(async |yard| {
+        // It is meant to fail; what it says and how far it came are looked at.
         let fill = "dd if=/dev/zero of=/big bs=1048576 count=150 2>&1 || true; ls -l /big";
         let mut workload = yard.script(&format!(
             "[ -e /big ] || {{ {fill}; }}; echo ready; while true; do sleep 1; done"
