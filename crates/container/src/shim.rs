@@ -4,8 +4,8 @@
 //! of being the "subreaper"), so only it learns the exit code. It has one thread and no runtime, and a few megabytes.
 //!
 //! ```text
-//! run DIR:    record starting ─► namespaces, mounts, runc create ─► (held: the word) ─► network, start ─► record running
-//!                                                                                       ─► loop ─► record exited
+//! run DIR:    record starting ─► namespaces, mounts ─► runc create, (held: the word) ─► network ─► start
+//!                                                                  ─► record running ─► loop ─► record exited
 //! adopt DIR:  (the shim before was killed)                            record running ─► loop ─► record exited, code unknown
 //! shell DIR:  becomes runc, which starts a shell in the container and hands its terminal over; not a shim at all
 //! ```
@@ -53,7 +53,7 @@ use nix::{
 pub(crate) use self::console::tail;
 use uuid::Uuid;
 
-use self::console::Console;
+use self::{console::Console, network::Outside};
 use crate::{
     archive::ImageError,
     record::{Home, Lock, Record, Spec},
@@ -176,8 +176,11 @@ struct Shim {
     own: Identity,
     console: Console,
     children: SignalFd,
+    outside: Outside,
     /// Its network namespace, from which its devices go back.
     network: Option<OwnedFd>,
+    /// Where the word to start comes from, until it has come.
+    word: Option<File>,
     /// Held for as long as the process lives: there is one shim per container.
     _lock: Lock,
 }
@@ -214,13 +217,16 @@ impl Shim {
         let root = spec.ids().host_id(0);
         chown(&output, Some(root), Some(root)).map_err(Failure::host("give the output fifo to the container"))?;
         let console = Console::open(&home).map_err(Failure::host("open the console"))?;
+        let outside = Outside::open()?;
         Ok(Self {
             home,
             spec,
             own,
             console,
             children,
+            outside,
             network: None,
+            word: None,
             _lock: lock,
         })
     }
@@ -269,6 +275,7 @@ impl Shim {
             .custom_flags(libc::O_NONBLOCK)
             .open(self.home.file("go"))
             .map_err(Failure::host("open the fifo of the word to start"))?;
+        self.word = Some(go);
         let place = place::make(&self.home, &self.spec, |namespaces| {
             let container = namespaces.net.try_clone();
             let container = container.map_err(Failure::host("hold the container's network namespace"))?;
@@ -325,34 +332,21 @@ impl Shim {
         })?;
         let identity = Identity::of(pid).unwrap_or(Identity { pid, started: 0 });
         let mut init = Init { identity, ended: None };
-        self.wait_for_the_word(&go, &mut init)?;
-        if let Some(container) = &self.network {
-            network::move_in(&self.spec, container)?;
-        }
+        self.wait_for_the_word(&mut init)?;
         place.name_hosts(&self.spec)?;
         self.let_it_run(&mut init)?;
         self.wait_for_program(&mut init)?;
         Ok(init)
     }
 
-    /// Waits until the run is not held any more, and takes over what is known by then.
-    fn wait_for_the_word(&mut self, go: &File, init: &mut Init) -> Result<(), Failure> {
+    /// Waits until the run is not held any more.
+    fn wait_for_the_word(&mut self, init: &mut Init) -> Result<(), Failure> {
         loop {
-            self.spec = spec_of(&self.home, self.spec.run)?;
-            if !self.spec.is_held {
+            self.heed_the_word()?;
+            if self.word.is_none() {
                 return Ok(());
             }
-            let mut polled = [
-                PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
-                PollFd::new(go.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut polled, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(Failure::errno("wait for the word to start")(error)),
-            }
-            // Emptied, so that it wakes again only when there is something new.
-            let _ = (&mut &*go).read(&mut [0; 16]);
-            while let Ok(Some(_)) = self.children.read_signal() {}
+            self.pump(PollTimeout::NONE)?;
             self.collect(init)?;
             if init.ended.is_some() {
                 return Err(Failure {
@@ -360,6 +354,22 @@ impl Shim {
                     broken: false,
                 });
             }
+        }
+    }
+
+    /// Once the run is not held any more, takes over what is known by then, and moves its devices in.
+    fn heed_the_word(&mut self) -> Result<(), Failure> {
+        let Some(word) = &mut self.word else { return Ok(()) };
+        // Emptied, so that it wakes again only when there is something new.
+        let _ = word.read(&mut [0; 16]);
+        self.spec = spec_of(&self.home, self.spec.run)?;
+        if self.spec.is_held {
+            return Ok(());
+        }
+        self.word = None;
+        match &self.network {
+            Some(container) => network::move_in(&self.outside, &self.spec, container),
+            None => Ok(()),
         }
     }
 
@@ -411,10 +421,12 @@ impl Shim {
         })
     }
 
-    /// Waits for runc, copying the output meanwhile.
+    /// Waits for runc. The network devices move in meanwhile, if the word comes before its end: either takes its time, and
+    /// neither needs the other. What fails there is told when runc has ended, which would go on otherwise.
     fn wait_for_runc(&mut self, mut child: Child, log: &Path) -> Result<(), Failure> {
         let pid = Pid::from_raw(child.id() as i32);
         let mut waited: u64 = 0;
+        let mut heeded = Ok(());
         let code = loop {
             match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map_err(Failure::errno("wait for runc"))? {
                 WaitStatus::Exited(_, code) => break code,
@@ -429,10 +441,13 @@ impl Shim {
                     broken: false,
                 });
             }
+            if heeded.is_ok() {
+                heeded = self.heed_the_word();
+            }
             self.pump(PollTimeout::from(100_u16))?;
             waited += 100;
         };
-        if code == 0 { Ok(()) } else { Err(complaint(log, code)) }
+        if code == 0 { heeded } else { Err(complaint(log, code)) }
     }
 
     /// runc returns just before the program is executed; waits until it is, so that "running" is true.
@@ -502,12 +517,11 @@ impl Shim {
         Record::Exited { shim, code, at }
     }
 
-    /// Waits for output or the end of a child, and copies output.
+    /// Waits for output, the end of a child or the word to start, and copies output.
     fn pump(&mut self, patience: PollTimeout) -> Result<(), Failure> {
-        let mut polled = [
-            PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.console.as_fd(), PollFlags::POLLIN),
-        ];
+        let always = [self.children.as_fd(), self.console.as_fd()];
+        let awaited = always.into_iter().chain(self.word.as_ref().map(|word| word.as_fd()));
+        let mut polled: Vec<PollFd> = awaited.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, patience) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Failure::errno("wait for the container")(error)),
@@ -537,7 +551,7 @@ impl Shim {
     fn give_back(&mut self) {
         let Some(container) = self.network.take() else { return };
         let now = self.home.spec().ok().flatten().filter(|spec| spec.run == self.spec.run);
-        network::give_back(&now.as_ref().unwrap_or(&self.spec).nics, &container);
+        network::give_back(&self.outside, &now.as_ref().unwrap_or(&self.spec).nics, &container);
     }
 
     /// Removes what runc keeps and its control groups, from this run or one that was cut short.

@@ -12,8 +12,10 @@ use std::{
 
 use ipnet::IpNet;
 use nix::{
+    fcntl::{OFlag, open, openat},
     net::if_::if_nametoindex,
     sched::{CloneFlags, setns},
+    sys::stat::Mode,
 };
 use rtnetlink::{
     LinkUnspec, RouteMessageBuilder,
@@ -33,16 +35,41 @@ pub(super) fn ready(container: &OwnedFd) -> Result<(), Failure> {
     inside(container, |link| link.up("lo", None))?
 }
 
+/// The host's files, as whoever opened this sees them. Namespaces of networks have names there, and those that come later
+/// are found too, although the shim leaves the host's mounts early.
+pub(crate) struct Outside {
+    root: OwnedFd,
+}
+
+impl Outside {
+    pub fn open() -> Result<Self, Failure> {
+        let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let root = root.map_err(Failure::errno("open the host's root directory"))?;
+        Ok(Self { root })
+    }
+
+    /// The namespace that a device waits in.
+    fn namespace_of(&self, nic: &SpecNic) -> Result<OwnedFd, Failure> {
+        let path = nic.netns.strip_prefix("/").unwrap_or(&nic.netns);
+        let opened = openat(&self.root, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        opened.map_err(Failure::errno(&format!(
+            "open the network namespace {} of device {}",
+            nic.netns.display(),
+            nic.peer
+        )))
+    }
+}
+
 /// Moves all devices in and configures them.
-pub(super) fn move_in(spec: &Spec, container: &OwnedFd) -> Result<(), Failure> {
-    spec.nics.iter().try_for_each(|nic| put(container, nic))
+pub(super) fn move_in(outside: &Outside, spec: &Spec, container: &OwnedFd) -> Result<(), Failure> {
+    spec.nics.iter().try_for_each(|nic| put(outside, container, nic))
 }
 
 /// Moves the devices that are there back to where they came from, under their old names. What cannot be returned is made
 /// anew by the network's agent.
-pub(super) fn give_back(nics: &[SpecNic], container: &OwnedFd) {
+pub(super) fn give_back(outside: &Outside, nics: &[SpecNic], container: &OwnedFd) {
     for nic in nics.iter().rev() {
-        if let Err(failure) = take(container, nic) {
+        if let Err(failure) = take(outside, container, nic) {
             eprintln!("{}", failure.reason);
         }
     }
@@ -51,12 +78,12 @@ pub(super) fn give_back(nics: &[SpecNic], container: &OwnedFd) {
 /// Moves a device into the network namespace of a container that runs, and configures it. One that is in it already is
 /// only configured.
 pub(crate) fn plug(pid: u32, nic: &SpecNic) -> Result<(), Failure> {
-    put(&of_process(pid)?, nic)
+    put(&Outside::open()?, &of_process(pid)?, nic)
 }
 
 /// Moves a device out of the network namespace of a container that runs. One that is gone is no error.
 pub(crate) fn unplug(pid: u32, nic: &SpecNic) -> Result<(), Failure> {
-    take(&of_process(pid)?, nic)
+    take(&Outside::open()?, &of_process(pid)?, nic)
 }
 
 /// The network namespace of a process.
@@ -66,9 +93,9 @@ pub(super) fn of_process(pid: u32) -> Result<OwnedFd, Failure> {
         .map_err(Failure::host("open the container's network namespace"))
 }
 
-fn put(container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
+fn put(outside: &Outside, container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
     if !inside(container, |_| is_there(&nic.name))? {
-        let home = open_home(nic)?;
+        let home = outside.namespace_of(nic)?;
         inside(&home, |link| {
             link.hand_over(&nic.peer, container, &nic.name, Some(nic.mac))
         })??;
@@ -76,25 +103,16 @@ fn put(container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
     inside(container, |link| link.configure(nic))?
 }
 
-fn take(container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
+fn take(outside: &Outside, container: &OwnedFd, nic: &SpecNic) -> Result<(), Failure> {
     if !inside(container, |_| is_there(&nic.name))? {
         return Ok(());
     }
-    let home = open_home(nic)?;
+    let home = outside.namespace_of(nic)?;
     inside(container, |link| link.hand_over(&nic.name, &home, &nic.peer, None))?
 }
 
 fn is_there(name: &str) -> bool {
     if_nametoindex(name).is_ok()
-}
-
-fn open_home(nic: &SpecNic) -> Result<OwnedFd, Failure> {
-    let file = File::open(&nic.netns);
-    file.map(OwnedFd::from).map_err(Failure::host(&format!(
-        "open the network namespace {} of device {}",
-        nic.netns.display(),
-        nic.peer
-    )))
 }
 
 /// Runs `work` with a netlink socket of another network namespace, in which names of devices are looked up too.
