@@ -23,6 +23,7 @@ mod interfaces;
 mod launch;
 mod life;
 mod shell;
+mod spare;
 mod usage;
 mod watch;
 
@@ -48,6 +49,7 @@ use tokio::sync::{Notify, broadcast};
 use tracing::warn;
 use uuid::Uuid;
 
+use self::spare::Spare;
 use crate::{
     archive::ImageError,
     disk::{self, Blanks},
@@ -108,6 +110,10 @@ struct Inner {
     watched: Mutex<HashMap<Identity, Uuid>>,
     /// Told when layers may have been unpacked.
     unpacked: Notify,
+    /// A shim that waits for its container.
+    spare: Mutex<Option<Spare>>,
+    /// Told when a shim has been taken or started.
+    spare_taken: Notify,
 }
 
 impl OciDriver {
@@ -152,6 +158,8 @@ impl OciDriver {
             locks: Mutex::default(),
             watched: Mutex::default(),
             unpacked: Notify::new(),
+            spare: Mutex::default(),
+            spare_taken: Notify::new(),
         });
         watch::listen(&inner)?;
         for id in inner.ids()? {
@@ -163,6 +171,9 @@ impl OciDriver {
         inner
             .tasks
             .spawn_until_stopped("write image layers to the disk", flush_when_unpacked(inner.clone()));
+        inner
+            .tasks
+            .spawn_until_stopped("keep a spare shim", spare::keep_one(inner.clone()));
         Ok(Self { inner })
     }
 

@@ -6,6 +6,7 @@
 //! ```text
 //! run DIR:    record starting ─► namespaces, mounts ─► runc create, (held: the word) ─► network ─► start
 //!                                                                  ─► record running ─► loop ─► record exited
+//! spare:      reads of which run it is ─► its log ─► as run
 //! adopt DIR:  (the shim before was killed)                            record running ─► loop ─► record exited, code unknown
 //! shell DIR:  becomes runc, which starts a shell in the container and hands its terminal over; not a shim at all
 //! ```
@@ -23,6 +24,7 @@ use std::{
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
+            ffi::OsStringExt as _,
             fs::{OpenOptionsExt as _, chown},
             process::CommandExt as _,
         },
@@ -47,7 +49,7 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, mkfifo},
+    unistd::{Pid, dup2_stderr, mkfifo},
 };
 
 pub(crate) use self::console::tail;
@@ -69,6 +71,8 @@ const EXEC_STEP_MS: u16 = 1;
 /// How often the container's lock is tried, and how long in between: two seconds together.
 const LOCK_TRIES: u32 = 400;
 const LOCK_STEP_MS: u16 = 5;
+/// What a spare shim reads at most: a run's id and a path.
+const LONGEST_WORD: u64 = 64 + libc::PATH_MAX as u64;
 /// How often an adopted container is looked at; nothing tells of a stranger's child.
 const ADOPTED_STEP_MS: u16 = 200;
 
@@ -109,19 +113,31 @@ impl Failure {
     }
 }
 
-/// The shim's `main`: `args` are `run DIR RUN`, `adopt DIR RUN` or `shell DIR RUN SOCKET`, what follows the subcommand's name. Must be called before any
-/// thread is started. What goes wrong ends up in the record and, for people, on standard error.
+/// The shim's `main`: `args` are `run DIR RUN`, `spare`, `adopt DIR RUN` or `shell DIR RUN SOCKET`, what follows the
+/// subcommand's name. Must be called before any thread is started. What goes wrong ends up in the record and, for people,
+/// on standard error.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
-    let (verb, dir, run) = (args.next(), args.next(), args.next());
-    let run = run.and_then(|run| Uuid::parse_str(run.to_str()?).ok());
-    let (Some(verb), Some(dir), Some(run)) = (verb.as_deref().and_then(|verb| verb.to_str()), dir, run) else {
-        eprintln!("this is started by madang for its containers: run DIR RUN | adopt DIR RUN | shell DIR RUN SOCKET");
+    let verb = args.next();
+    let verb = verb.as_deref().and_then(|verb| verb.to_str()).unwrap_or_default();
+    let job = match verb {
+        "spare" => match await_job() {
+            Ok(Some(job)) => Some(job),
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(failure) => return failed(Path::new("spare"), &failure),
+        },
+        _ => args.next().zip(args.next()),
+    };
+    let job = job.and_then(|(dir, run)| Some((dir, Uuid::parse_str(run.to_str()?).ok()?)));
+    let Some((dir, run)) = job else {
+        eprintln!(
+            "this is started by madang for its containers: run DIR RUN | spare | adopt DIR RUN | shell DIR RUN SOCKET"
+        );
         return ExitCode::from(2);
     };
     let result = match verb {
         "shell" => shell(Path::new(&dir), run, args.next()),
-        "run" => Shim::open(Path::new(&dir), run).and_then(Shim::run),
+        "run" | "spare" => Shim::open(Path::new(&dir), run).and_then(Shim::run),
         "adopt" => Shim::open(Path::new(&dir), run).and_then(Shim::adopt),
         _ => Err(Failure {
             reason: format!("unknown verb {verb:?}"),
@@ -130,11 +146,34 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{}: {}", Path::new(&dir).display(), failure.reason);
-            ExitCode::FAILURE
-        }
+        Err(failure) => failed(Path::new(&dir), &failure),
     }
+}
+
+fn failed(what: &Path, failure: &Failure) -> ExitCode {
+    eprintln!("{}: {}", what.display(), failure.reason);
+    ExitCode::FAILURE
+}
+
+/// Waits until the driver says of which container's run this is the shim, and takes that container's log; none when the
+/// driver has ended.
+fn await_job() -> Result<Option<(OsString, OsString)>, Failure> {
+    let mut word = Vec::new();
+    let read = io::stdin().lock().take(LONGEST_WORD).read_to_end(&mut word);
+    read.map_err(Failure::host("hear of which container this is the shim"))?;
+    let Some(space) = word.iter().position(|byte| *byte == b' ') else {
+        return Ok(None);
+    };
+    let dir = OsString::from_vec(word.split_off(space + 1));
+    word.truncate(space);
+    let log = File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(Path::new(&dir).join("shim.log"))
+        .map_err(Failure::host("open shim.log"))?;
+    dup2_stderr(log).map_err(Failure::errno("write to shim.log"))?;
+    Ok(Some((dir, OsString::from_vec(word))))
 }
 
 /// Becomes `runc exec` of a shell whose terminal goes to `socket`. runc begins in the directory of the container's root, so

@@ -721,6 +721,51 @@ fn root_a_sweep_of_the_host_ends_containers_too() {
 }
 
 #[test]
+fn root_a_spare_shim_takes_the_next_container() {
+    in_a_yard(async |yard| {
+        let [first, second, third] = ["a", "b", "c"].map(|word| yard.script(&format!("echo {word}; sleep 100")));
+        yard.driver.start(&first).await.unwrap();
+        let spare = spare_shim().await;
+        yard.driver.start(&second).await.unwrap();
+        yard.wait_for_output(second.id, "b\n").await;
+        assert_eq!(shim_of(&second.dir), spare);
+
+        // One that is killed meanwhile is not missed.
+        let spare = spare_shim().await;
+        kill(Pid::from_raw(spare), Signal::SIGKILL).unwrap();
+        yard.driver.start(&third).await.unwrap();
+        yard.wait_for_output(third.id, "c\n").await;
+        assert_ne!(shim_of(&third.dir), spare);
+
+        // Without a driver it is of no use.
+        let mut alone = std::process::Command::new(env!("CARGO_BIN_EXE_madang-container-shim"));
+        alone.arg("spare").stdin(std::process::Stdio::piped());
+        let mut alone = alone.spawn().unwrap();
+        drop(alone.stdin.take());
+        assert!(alone.wait().unwrap().success());
+    });
+}
+
+/// The shim that waits for the next container of this process's driver.
+async fn spare_shim() -> i32 {
+    let deadline = yard::now() + LONG;
+    loop {
+        for entry in fs::read_dir("/proc/self/task").unwrap().flatten() {
+            let children = fs::read_to_string(entry.path().join("children")).unwrap_or_default();
+            let spare = children.split_whitespace().find(|child| {
+                let words = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+                words.ends_with(b"\0spare\0")
+            });
+            if let Some(spare) = spare {
+                return spare.parse().unwrap();
+            }
+        }
+        assert!(yard::now() < deadline, "no spare shim");
+        tokio::time::sleep(SECOND / 50).await;
+    }
+}
+
+#[test]
 fn root_the_shim_is_small() {
     in_a_yard(async |yard| {
         let workload = yard.script("sleep 100");

@@ -91,7 +91,9 @@ impl Inner {
 
     /// Starts a shim on the run that the specification is of.
     pub(super) async fn launch(&self, verb: &str, home: &Home, run: Uuid) -> Result<Process, DriverError> {
-        self.shim_command(verb, home, run)?
+        self.shim_command(verb)?
+            .arg(home.path())
+            .arg(run.to_string())
             .stderr(Stdio::Append(home.file("shim.log")))
             .start()
             .await
@@ -99,16 +101,12 @@ impl Inner {
     }
 
     /// The shim's program with a verb of its.
-    pub(super) fn shim_command(&self, verb: &str, home: &Home, run: Uuid) -> Result<Command, DriverError> {
+    pub(super) fn shim_command(&self, verb: &str) -> Result<Command, DriverError> {
         let (program, args) = self
             .shim
             .split_first()
             .ok_or_else(|| DriverError::Host("no shim program is set".into()))?;
-        Ok(Command::new(program)
-            .args(args)
-            .arg(verb)
-            .arg(home.path())
-            .arg(run.to_string()))
+        Ok(Command::new(program).args(args).arg(verb))
     }
 
     /// Calls runc on a container; `words` are the verb and what follows the container's name.

@@ -121,7 +121,11 @@ impl Inner {
         self.register(id, home, spec)?;
         self.shims.ensure(&Limits::default()).map_err(host)?;
         drop(lock);
-        let shim = self.launch("run", home, spec.run).await?;
+        let shim = match self.take_spare(home, spec.run) {
+            Some(shim) => shim,
+            None => self.launch("run", home, spec.run).await?,
+        };
+        self.spare_taken.notify_one();
         watch::attend(self, id, shim);
         Ok(true)
     }

@@ -29,7 +29,11 @@ impl Inner {
             )));
         }
         let door = PtyDoor::open(home.path()).map_err(host)?;
-        let exec = self.shim_command("shell", &home, spec.run)?.arg(door.path());
+        let exec = self
+            .shim_command("shell")?
+            .arg(home.path())
+            .arg(spec.run.to_string())
+            .arg(door.path());
         match exec.run(OPEN_WITHIN).await {
             Ok(_) => {}
             Err(Error::Command { message, .. }) if message.contains("/bin/sh") => {

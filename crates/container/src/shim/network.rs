@@ -43,7 +43,11 @@ pub(crate) struct Outside {
 
 impl Outside {
     pub fn open() -> Result<Self, Failure> {
-        let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let root = open(
+            "/",
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
         let root = root.map_err(Failure::errno("open the host's root directory"))?;
         Ok(Self { root })
     }

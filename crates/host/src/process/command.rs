@@ -69,6 +69,7 @@ pub struct Command {
     limits: Vec<(libc::c_int, u64)>,
     inherit: Vec<OwnedFd>,
     stdin: Vec<u8>,
+    stdin_from: Option<OwnedFd>,
     stdout: Stdio,
     stderr: Stdio,
     remedy: Option<String>,
@@ -90,6 +91,7 @@ impl Command {
             limits: Vec::new(),
             inherit: Vec::new(),
             stdin: Vec::new(),
+            stdin_from: None,
             stdout: Stdio::Null,
             stderr: Stdio::Null,
             remedy: None,
@@ -161,6 +163,12 @@ impl Command {
     /// What [`Command::run`] feeds it on standard input.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
+        self
+    }
+
+    /// What [`Command::start`] gives it as standard input (default: nothing to read).
+    pub fn stdin_from(mut self, descriptor: OwnedFd) -> Self {
+        self.stdin_from = Some(descriptor);
         self
     }
 
@@ -255,8 +263,9 @@ impl Command {
         let remedy = self.remedy.take();
         let stdout = std::mem::take(&mut self.stdout).open()?;
         let stderr = std::mem::take(&mut self.stderr).open()?;
+        let stdin = self.stdin_from.take().map_or_else(process::Stdio::null, Into::into);
         let mut command = self.prepare()?;
-        command.stdin(process::Stdio::null()).stdout(stdout).stderr(stderr);
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
         let child = command.spawn().map_err(|error| not_started(&name, remedy, error))?;
         let pid = child.id();
         // Until it is waited for, which only the reaper does, the number is not given to another process.
