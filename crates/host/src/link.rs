@@ -5,6 +5,8 @@
 
 mod address;
 mod dump;
+mod ebpf;
+mod vlan;
 mod watch;
 
 use std::{future::Future, os::fd::AsRawFd};

@@ -34,6 +34,7 @@ mod sample;
 mod service;
 mod simulated;
 mod status;
+mod tagging;
 mod translate;
 mod view;
 pub(crate) mod wanted;
@@ -49,7 +50,7 @@ pub use simulated::simulate;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
-use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet};
+use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, Trunk};
 
 /// How long changes are gathered before a pass: a transaction's ports arrive one by one, microseconds apart.
 const GATHER: Duration = Duration::from_millis(1);
@@ -253,6 +254,7 @@ fn listen(store: &Store, host: &str, shared: &Arc<Shared>) {
     wake_on_spec::<Rule>(store, shared);
     wake_on_spec::<Router>(store, shared);
     wake_on_spec::<FloatingIp>(store, shared);
+    wake_on_spec::<Trunk>(store, shared);
     let (host, shared) = (host.to_owned(), Arc::clone(shared));
     store.cache::<Port>().on_change(move |change| {
         if !is_news(change) {

@@ -26,7 +26,8 @@ use madang_store::Store;
 pub use policy::POLICY;
 
 use crate::{
-    FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, SubnetPool, auto_topology, quota, router as routers,
+    FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, SubnetPool, Trunk, auto_topology, quota, router as routers,
+    trunk,
 };
 
 /// How this face presents itself.
@@ -49,7 +50,8 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .merge(resource::routes::<SecurityGroup>("security-groups"))
         .merge(resource::routes::<Rule>("security-group-rules"))
         .merge(resource::routes::<crate::Router>("routers"))
-        .merge(resource::routes::<FloatingIp>("floatingips"));
+        .merge(resource::routes::<FloatingIp>("floatingips"))
+        .merge(resource::routes::<Trunk>("trunks"));
     let actions = Router::new()
         .route("/routers/{id}/add_router_interface", put(routers::api::add_interface))
         .route(
@@ -58,6 +60,9 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         )
         .route("/routers/{id}/add_extraroutes", put(routers::api::add_routes))
         .route("/routers/{id}/remove_extraroutes", put(routers::api::remove_routes))
+        .route("/trunks/{id}/get_subports", get(trunk::api::subports))
+        .route("/trunks/{id}/add_subports", put(trunk::api::add_subports))
+        .route("/trunks/{id}/remove_subports", put(trunk::api::remove_subports))
         .route("/quotas", get(quota::api::list))
         .route(
             "/quotas/{project}",

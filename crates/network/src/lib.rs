@@ -17,6 +17,7 @@ pub mod security_group;
 pub mod seed;
 pub mod subnet;
 pub mod subnet_pool;
+pub mod trunk;
 mod usage;
 
 use madang_store::StoreBuilder;
@@ -35,6 +36,7 @@ pub use security_group::{
 pub use seed::{SeedOptions, Seeded, seed, seeded_with};
 pub use subnet::{AllocationPool, HostRoute, Subnet, SubnetSpec, SubnetStatus};
 pub use subnet_pool::{SubnetPool, SubnetPoolSpec, SubnetPoolStatus};
+pub use trunk::{SubPort, Trunk, TrunkSpec, TrunkStatus};
 
 /// Makes this subject's kinds known to the store, with their rules.
 pub fn register(builder: &mut StoreBuilder) {
@@ -45,6 +47,7 @@ pub fn register(builder: &mut StoreBuilder) {
     security_group::rules::register(builder);
     router::rules::register(builder);
     floating_ip::rules::register(builder);
+    trunk::rules::register(builder);
     auto_topology::register(builder);
     madang_identity::limit::unified::know(builder);
     builder.kind::<quota::Quota>();

@@ -57,6 +57,8 @@ pub enum Limited {
     SecurityGroup,
     /// Rules of security groups.
     SecurityGroupRule,
+    /// Trunks.
+    Trunk,
 }
 
 /// The counter group of a project in which usage is counted.
@@ -64,7 +66,7 @@ pub const COUNTERS: &str = "network";
 
 impl Limited {
     /// Everything that is limited.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Network,
         Self::Subnet,
         Self::SubnetPool,
@@ -73,6 +75,7 @@ impl Limited {
         Self::FloatingIp,
         Self::SecurityGroup,
         Self::SecurityGroupRule,
+        Self::Trunk,
     ];
 
     /// Neutron's name of the limit.
@@ -86,6 +89,7 @@ impl Limited {
             Self::FloatingIp => "floatingip",
             Self::SecurityGroup => "security_group",
             Self::SecurityGroupRule => "security_group_rule",
+            Self::Trunk => "trunk",
         }
     }
 
@@ -100,6 +104,7 @@ impl Limited {
             Self::FloatingIp => "floatingips",
             Self::SecurityGroup => "security_groups",
             Self::SecurityGroupRule => "security_group_rules",
+            Self::Trunk => "trunks",
         }
     }
 
@@ -107,7 +112,7 @@ impl Limited {
     pub fn default_limit(self) -> i64 {
         match self {
             Self::Network | Self::Subnet | Self::SecurityGroupRule => 100,
-            Self::SubnetPool => -1,
+            Self::SubnetPool | Self::Trunk => -1,
             Self::Port => 500,
             Self::Router | Self::SecurityGroup => 10,
             Self::FloatingIp => 50,

@@ -43,6 +43,7 @@ pub(crate) fn not_found(what: Missing, id: &str) -> StoreError {
             "SecurityGroupRuleNotFound",
             format!("Security group rule {id} does not exist"),
         ),
+        Missing::Trunk => ("TrunkNotFound", format!("Trunk {id} could not be found.")),
         Missing::Agent => ("AgentNotFound", format!("Agent {id} could not be found.")),
     };
     refuse(ErrorKind::NotFound, reason, message)
@@ -60,6 +61,7 @@ pub(crate) enum Missing {
     SecurityGroup,
     SecurityGroupRule,
     Agent,
+    Trunk,
 }
 
 impl Missing {
@@ -75,6 +77,7 @@ impl Missing {
             (crate::FloatingIp::NAME, Self::FloatingIp),
             (crate::SecurityGroup::NAME, Self::SecurityGroup),
             (crate::Rule::NAME, Self::SecurityGroupRule),
+            (crate::Trunk::NAME, Self::Trunk),
         ];
         kinds.into_iter().find(|(name, _)| *name == kind).map(|(_, what)| what)
     }

@@ -14,3 +14,5 @@ mod pools;
 mod refusals;
 #[path = "it/rules.rs"]
 mod rules;
+#[path = "it/trunks.rs"]
+mod trunks;

@@ -14,3 +14,5 @@ mod root_measure;
 mod root_outlive;
 #[path = "root_it/route.rs"]
 mod root_route;
+#[path = "root_it/trunk.rs"]
+mod root_trunk;

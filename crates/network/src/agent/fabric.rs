@@ -34,6 +34,7 @@ use super::{
     ruleset::Ruleset,
     status,
     status::Wiring,
+    tagging::Tags,
     view::View,
     wanted::{Device, Wanted, bridge_name},
 };
@@ -81,6 +82,7 @@ pub(super) struct FabricAgent {
     bridge_removals: Arc<AtomicU64>,
     /// Zones of connections, by bridge, and devices as last made.
     made: (BTreeMap<String, u16>, BTreeMap<String, Device>),
+    tags: Tags,
     linger: Duration,
     kept: Kept,
     /// When the first networks are made ready; none once they are.
@@ -109,6 +111,7 @@ impl FabricAgent {
             thorough: 0,
             bridge_removals: Arc::default(),
             made: Default::default(),
+            tags: Tags::default(),
             linger: options.linger,
             kept: Kept::default(),
             ready_at: options.ready_after.map(|pause| Instant::now() + pause),
@@ -171,6 +174,7 @@ impl FabricAgent {
         if is_thorough {
             self.rules = None;
             self.links = None;
+            self.tags.distrust();
         }
         let failed = self.make(&space, &mut wanted).await?;
         let failures = failed.len();
@@ -234,6 +238,7 @@ impl FabricAgent {
         );
         self.rules = None;
         self.links = None;
+        self.tags.distrust();
         self.space = Some(Arc::clone(&space));
         Ok(space)
     }
@@ -277,6 +282,17 @@ impl FabricAgent {
                 is.extend(space.find(name).await?);
             }
             self.links = Some(is);
+        }
+        if !self.tags.is_idle(&wanted.fabric) {
+            let there = match &self.links {
+                Some(links) => links.clone(),
+                None => space.list().await?,
+            };
+            let tagged = self.tags.make(space.links(), &there, &wanted.fabric).await?;
+            for (link, error) in &tagged {
+                warn!(host = self.host, link, error = %error.chain(), "could not tag frames of a trunk");
+            }
+            failed.extend(tagged);
         }
         self.rules = Some(wanted.fabric.rules.clone());
         Ok(failed.into_iter().map(|(link, error)| (link, error.chain())).collect())

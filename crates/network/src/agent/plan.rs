@@ -322,6 +322,7 @@ mod tests {
             mac: None,
             up: true,
             addresses: BTreeSet::new(),
+            tag: None,
         };
         let bridge = Bridge {
             label: "network x".into(),

@@ -168,6 +168,7 @@ pub(crate) fn view() -> View {
             .map(|view| (view.network.name().to_owned(), view))
             .into(),
         ports,
+        tags: std::collections::BTreeMap::new(),
     }
 }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use madang_store::{Resource, Store};
+use uuid::Uuid;
 
-use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, port::owner};
+use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, port::owner, trunk};
 
 /// Owners of router interfaces: the plain one, and those of distributed and replicated routers.
 const INTERFACE_OWNERS: [&str; 3] = [
@@ -34,6 +35,8 @@ pub(crate) struct View {
     pub members: BTreeMap<String, Vec<Arc<Resource<Port>>>>,
     /// Routers of the networks here, by id.
     pub routers: Vec<RouterView>,
+    /// Subports of trunks, by the port's id: the parent port and the VLAN.
+    pub tags: BTreeMap<String, (Uuid, u16)>,
 }
 
 /// A network and what is on it for everybody.
@@ -106,6 +109,7 @@ impl View {
                 view.add_network(store, &id);
             }
         }
+        view.read_tags(store);
         view.read_routers(store);
         view.read_groups(store);
         peers(&view.peer_groups());
@@ -123,6 +127,24 @@ impl View {
         };
         self.networks.insert(id.to_owned(), NetworkView::read(store, network));
         true
+    }
+
+    fn read_tags(&mut self, store: &Store) {
+        let subports = self
+            .ports
+            .iter()
+            .filter(|port| port.spec.device_owner == owner::SUBPORT);
+        for port in subports {
+            let Some(trunk) = trunk::of_subport(store, port.name()) else {
+                continue;
+            };
+            let parent = store.cache::<Port>().by_name(&trunk.spec.port_id);
+            let sub = trunk.spec.sub_ports.iter().find(|sub| sub.port_id == port.name());
+            if let (Some(parent), Some(sub)) = (parent, sub) {
+                self.tags
+                    .insert(port.name().to_owned(), (parent.metadata.uid, sub.segmentation_id));
+            }
+        }
     }
 
     fn read_routers(&mut self, store: &Store) {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     filter, names,
     ruleset::Ruleset,
+    tagging::Tag,
     translate,
     view::{NetworkView, RouterView, View},
 };
@@ -78,6 +79,8 @@ pub(crate) struct Device {
     pub up: bool,
     /// The port's addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// For the subport of a trunk: where its frames are.
+    pub tag: Option<Tag>,
 }
 
 /// A namespace beside the fabric.
@@ -222,6 +225,10 @@ impl Wanted {
             mac: parse_mac(&port.spec.mac_address),
             up: port.spec.admin_state_up && network.spec.admin_state_up,
             addresses: port.spec.fixed_ips.iter().map(|ip| ip.ip_address).collect(),
+            tag: view.tags.get(port.name()).map(|(trunk, vlan)| Tag {
+                trunk: names::device(*trunk),
+                vlan: *vlan,
+            }),
         };
         self.fabric.devices.insert(names::device(port.metadata.uid), device);
     }

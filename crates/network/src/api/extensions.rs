@@ -7,7 +7,7 @@ use madang_identity::Caller;
 use serde_json::{Value, json};
 
 /// Alias, name and description. An alias is here only when what it stands for works as a whole.
-const EXTENSIONS: [(&str, &str, &str); 45] = [
+const EXTENSIONS: [(&str, &str, &str); 47] = [
     ("agent", "agent", "The agent management extension."),
     (
         "allowed-address-pairs",
@@ -193,7 +193,7 @@ const EXTENSIONS: [(&str, &str, &str); 45] = [
     ),
     (
         "standard-attr-tag",
-        "Tag support for resources with standard attribute: network, subnet, subnetpool, port, router, floatingip, security_group",
+        "Tag support for resources with standard attribute: network, subnet, subnetpool, port, router, floatingip, security_group, trunk",
         "Enables to set tag on resources with standard attribute.",
     ),
     (
@@ -216,6 +216,8 @@ const EXTENSIONS: [(&str, &str, &str); 45] = [
         "Subnet service types",
         "Provides ability to set the subnet service_types field",
     ),
+    ("trunk", "Trunk Extension", "Provides support for trunk ports"),
+    ("trunk-details", "Trunk port details", "Expose trunk port details"),
     (
         "standard-attr-timestamp",
         "Resource timestamps",

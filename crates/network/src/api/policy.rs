@@ -156,6 +156,14 @@ pub const POLICY: &[(&str, &str)] = &[
     ("create_security_group_rule", "rule:project_member_or_admin"),
     ("get_security_group_rule", "rule:project_reader_or_admin"),
     ("delete_security_group_rule", "rule:project_member_or_admin"),
+    // Trunks.
+    ("create_trunk", "rule:project_member_or_admin"),
+    ("get_trunk", "rule:project_reader_or_admin"),
+    ("update_trunk", "rule:project_member_or_admin"),
+    ("delete_trunk", "rule:project_member_or_admin"),
+    ("get_subports", "rule:project_reader_or_admin"),
+    ("add_subports", "rule:project_member_or_admin"),
+    ("remove_subports", "rule:project_member_or_admin"),
     // The rest.
     ("get_auto_allocated_topology", "rule:project_reader_or_admin"),
     ("delete_auto_allocated_topology", "rule:project_member_or_admin"),

@@ -19,7 +19,7 @@ use super::{
     failure::Stop,
     resource::{Context, Exposed, visible},
 };
-use crate::{FloatingIp, Network, Port, SecurityGroup, Subnet, SubnetPool, refusal};
+use crate::{FloatingIp, Network, Port, SecurityGroup, Subnet, SubnetPool, Trunk, refusal};
 
 /// Neutron's `MAX_TAGS_COUNT`.
 pub(super) const MAX_TAGS: usize = 50;
@@ -50,7 +50,8 @@ tagged!(
     Port,
     SecurityGroup,
     crate::Router,
-    FloatingIp
+    FloatingIp,
+    Trunk
 );
 
 /// The routes of all of them.
@@ -64,6 +65,7 @@ pub(super) fn routes() -> Router<NetworkApi> {
         .merge(of::<SecurityGroup>("security_groups"))
         .merge(of::<crate::Router>("routers"))
         .merge(of::<FloatingIp>("floatingips"))
+        .merge(of::<Trunk>("trunks"))
 }
 
 fn of<K: Tagged>(path: &str) -> Router<NetworkApi> {

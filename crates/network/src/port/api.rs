@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ExtraDhcpOption, FixedIp, Port, PortSpec, owner};
 use crate::{
-    Network, SecurityGroup,
+    Network, SecurityGroup, Trunk,
     api::{
         attribute::{Attribute, Body},
         convert,
@@ -62,6 +62,7 @@ impl Exposed for Port {
         Attribute::shown("binding:vif_type").restricted(),
         Attribute::shown("binding:vif_details").restricted(),
         Attribute::shown("binding:profile").restricted(),
+        Attribute::shown("trunk_details"),
         Attribute::shown("status"),
     ];
 
@@ -97,7 +98,7 @@ impl Exposed for Port {
         found
     }
 
-    fn view(_: &Context, port: &Resource<Self>) -> Map<String, Value> {
+    fn view(context: &Context, port: &Resource<Self>) -> Map<String, Value> {
         let spec = &port.spec;
         let vif_type = if spec.binding_host.is_some() {
             "bridge"
@@ -109,7 +110,7 @@ impl Exposed for Port {
         } else {
             json!({})
         };
-        View::of(port, &spec.description, &spec.tags)
+        let view = View::of(port, &spec.description, &spec.tags)
             .with("name", spec.name.as_str())
             .with("network_id", spec.network_id.as_str())
             .with("mac_address", spec.mac_address.as_str())
@@ -127,8 +128,11 @@ impl Exposed for Port {
             .with("binding:host_id", spec.binding_host.as_deref().unwrap_or_default())
             .with("binding:vif_type", vif_type)
             .with("binding:vif_details", details)
-            .with("binding:profile", json!({}))
-            .done()
+            .with("binding:profile", json!({}));
+        match trunk_details(context, port.name()) {
+            Some(details) => view.with("trunk_details", details).done(),
+            None => view.done(),
+        }
     }
 
     fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
@@ -192,6 +196,23 @@ pub(crate) fn status(port: &Resource<Port>) -> &'static str {
         owner::DHCP | owner::ROUTER_INTERFACE | owner::ROUTER_GATEWAY => "ACTIVE",
         _ => port.status.neutron(spec.binding_host.as_deref()),
     }
+}
+
+/// The trunk that a port is the parent of.
+fn trunk_details(context: &Context, port: &str) -> Option<Value> {
+    let trunk = context.store.cache::<Trunk>().by("port", port).into_iter().next()?;
+    let ports = context.store.cache::<Port>();
+    let sub = |sub: &crate::SubPort| {
+        let mac = ports.by_name(&sub.port_id).map(|port| port.spec.mac_address.clone());
+        json!({
+            "port_id": sub.port_id,
+            "segmentation_type": sub.segmentation_type,
+            "segmentation_id": sub.segmentation_id,
+            "mac_address": mac,
+        })
+    };
+    let subs: Vec<_> = trunk.spec.sub_ports.iter().map(sub).collect();
+    Some(json!({ "trunk_id": trunk.name(), "sub_ports": subs }))
 }
 
 fn address_pairs(spec: &PortSpec) -> Vec<Value> {

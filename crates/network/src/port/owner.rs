@@ -8,6 +8,8 @@ pub const ROUTER_INTERFACE: &str = "network:router_interface";
 pub const ROUTER_GATEWAY: &str = "network:router_gateway";
 /// Keeps a floating address taken.
 pub const FLOATING_IP: &str = "network:floatingip";
+/// Is reached through a trunk; the device is the trunk.
+pub const SUBPORT: &str = "trunk:subport";
 /// The front of what servers' ports have: `compute:<zone>`.
 pub const COMPUTE: &str = "compute:";
 

@@ -82,6 +82,9 @@ fn update(
     }
     check_filters(new)?;
     let is_rebound = new.spec.binding_host != old.spec.binding_host || new.spec.device_id != old.spec.device_id;
+    if new.spec.binding_host != old.spec.binding_host {
+        crate::trunk::rules::follow(tx, new)?;
+    }
     if is_rebound && !owner::is_of_the_network(&new.spec.device_owner) {
         // What was seen is of the last binding. Its device may be on its way out while the port is bound anew to the
         // same host, and must not be taken for the new one.
@@ -97,6 +100,7 @@ fn remove(tx: &mut Tx<'_>, port: &Resource<Port>) -> Result<(), StoreError> {
         let message = format!("Port {id} cannot be deleted directly via the port API: has device owner {who}.");
         return Err(refusal::conflict("ServicePortInUse", message));
     }
+    crate::trunk::rules::port_goes(tx, port)?;
     leave_floating_ips(tx, port.name(), |_| true)?;
     tx.release(&usage::mac_space(&port.spec.network_id), &port.spec.mac_address);
     for ip in &port.spec.fixed_ips {

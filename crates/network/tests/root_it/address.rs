@@ -21,7 +21,7 @@ use madang_store::Resource;
 use crate::lab::{Guest, Lab, in_lab, until_async};
 
 /// Runs busybox' client once; returns what it was given.
-async fn udhcpc(lab: &Lab, guest: &Guest, more: &[&str]) -> Option<BTreeMap<String, String>> {
+pub async fn udhcpc(lab: &Lab, guest: &Guest, more: &[&str]) -> Option<BTreeMap<String, String>> {
     let script = lab.dir.path().join("udhcpc.sh");
     let output = lab.dir.path().join(format!("lease-{}", guest.port.name()));
     let text = format!("#!/bin/sh\n[ \"$1\" = bound ] && env > {}\nexit 0\n", output.display());

@@ -20,7 +20,7 @@ use madang_host::{
 };
 use madang_network::{
     AllocationPool, Direction, EtherType, ExternalGateway, FixedIp, FloatingIp, FloatingIpSpec, Network, NetworkSpec,
-    Port, PortSpec, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, Subnet, SubnetSpec,
+    Port, PortSpec, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, Subnet, SubnetSpec, Trunk,
     agent::{self, Options},
 };
 use madang_store::{Cause, Kind, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder};
@@ -80,7 +80,11 @@ impl Lab {
             .kind::<Subnet>()
             .kind::<Port>()
             .kind::<SecurityGroup>();
-        builder.kind::<Rule>().kind::<Router>().kind::<FloatingIp>();
+        builder
+            .kind::<Rule>()
+            .kind::<Router>()
+            .kind::<FloatingIp>()
+            .kind::<Trunk>();
         let backend = Sqlite::open(SqliteOptions::new(dir.path().join("db"))).await.unwrap();
         let store = builder.open(Arc::new(backend)).await.unwrap();
         let id = Uuid::new_v4().simple().to_string()[..6].to_owned();

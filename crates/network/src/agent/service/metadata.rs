@@ -116,6 +116,7 @@ async fn answer(context: &Context, peer: std::net::IpAddr, request: Request<Inco
     let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
         return plain(StatusCode::PAYLOAD_TOO_LARGE);
     };
+    let port = crate::trunk::plugged(&context.store, port);
     source
         .answer(port, Request::from_parts(head, body.to_bytes()))
         .await
