@@ -50,7 +50,7 @@ pub use simulated::simulate;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
-use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, Trunk};
+use crate::{AddressGroup, FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, SubnetPool, Trunk};
 
 /// How long changes are gathered before a pass: a transaction's ports arrive one by one, microseconds apart.
 const GATHER: Duration = Duration::from_millis(1);
@@ -255,6 +255,8 @@ fn listen(store: &Store, host: &str, shared: &Arc<Shared>) {
     wake_on_spec::<Router>(store, shared);
     wake_on_spec::<FloatingIp>(store, shared);
     wake_on_spec::<Trunk>(store, shared);
+    wake_on_spec::<AddressGroup>(store, shared);
+    wake_on_spec::<SubnetPool>(store, shared);
     let (host, shared) = (host.to_owned(), Arc::clone(shared));
     store.cache::<Port>().on_change(move |change| {
         if !is_news(change) {

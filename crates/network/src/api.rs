@@ -26,8 +26,8 @@ use madang_store::Store;
 pub use policy::POLICY;
 
 use crate::{
-    FloatingIp, Network, Port, Rule, SecurityGroup, Subnet, SubnetPool, Trunk, auto_topology, quota, router as routers,
-    trunk,
+    AddressGroup, AddressScope, FloatingIp, Network, Port, RbacPolicy, Rule, SecurityGroup, Subnet, SubnetPool, Trunk,
+    address_group, auto_topology, quota, router as routers, trunk,
 };
 
 /// How this face presents itself.
@@ -51,7 +51,10 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .merge(resource::routes::<Rule>("security-group-rules"))
         .merge(resource::routes::<crate::Router>("routers"))
         .merge(resource::routes::<FloatingIp>("floatingips"))
-        .merge(resource::routes::<Trunk>("trunks"));
+        .merge(resource::routes::<Trunk>("trunks"))
+        .merge(resource::routes::<RbacPolicy>("rbac-policies"))
+        .merge(resource::routes::<AddressScope>("address-scopes"))
+        .merge(resource::routes::<AddressGroup>("address-groups"));
     let actions = Router::new()
         .route("/routers/{id}/add_router_interface", put(routers::api::add_interface))
         .route(
@@ -63,6 +66,8 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route("/trunks/{id}/get_subports", get(trunk::api::subports))
         .route("/trunks/{id}/add_subports", put(trunk::api::add_subports))
         .route("/trunks/{id}/remove_subports", put(trunk::api::remove_subports))
+        .route("/address-groups/{id}/add_addresses", put(address_group::api::add))
+        .route("/address-groups/{id}/remove_addresses", put(address_group::api::remove))
         .route("/quotas", get(quota::api::list))
         .route(
             "/quotas/{project}",

@@ -1,6 +1,8 @@
 //! Networks, subnets, ports, security groups, routers and floating addresses: one model for every workload; Neutron's
 //! API over it; the host's bridges, namespaces and filters under it.
 
+pub mod address_group;
+pub mod address_scope;
 pub mod agent;
 pub mod api;
 pub mod auto_topology;
@@ -11,6 +13,7 @@ mod lookup;
 pub mod network;
 pub mod port;
 pub mod quota;
+pub mod rbac;
 mod refusal;
 pub mod router;
 pub mod security_group;
@@ -22,13 +25,15 @@ mod usage;
 
 use madang_store::StoreBuilder;
 
+pub use address_group::{AddressGroup, AddressGroupSpec, AddressGroupStatus};
+pub use address_scope::{AddressScope, AddressScopeSpec, AddressScopeStatus};
 pub use agent::MetadataSource;
 pub use api::{NetworkApi, POLICY, router};
 pub use auto_topology::AutoTopology;
 pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus};
-pub use lookup::is_visible;
 pub use network::{Network, NetworkSpec, NetworkStatus};
 pub use port::{AddressPair, ExtraDhcpOption, FixedIp, Port, PortSpec, PortStatus};
+pub use rbac::{RbacPolicy, RbacPolicySpec, RbacPolicyStatus, is_external_for, is_visible, may_plug_into};
 pub use router::{ExternalGateway, Router, RouterSpec, RouterStatus};
 pub use security_group::{
     Direction, EtherType, Rule, RuleSpec, RuleStatus, SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,
@@ -47,6 +52,9 @@ pub fn register(builder: &mut StoreBuilder) {
     security_group::rules::register(builder);
     router::rules::register(builder);
     floating_ip::rules::register(builder);
+    rbac::rules::register(builder);
+    address_scope::rules::register(builder);
+    address_group::rules::register(builder);
     trunk::rules::register(builder);
     auto_topology::register(builder);
     madang_identity::limit::unified::know(builder);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use madang_store::{Kind, Resource, StoreError, Tx};
 
 use crate::{
-    Network, Port, Subnet,
+    Port, Subnet,
     refusal::{self, Missing},
 };
 
@@ -68,9 +68,4 @@ pub(crate) fn touch<K: Kind>(tx: &mut Tx<'_>, resource: &Resource<K>) -> Result<
     let count = touched.metadata.annotations.entry(CHANGES.to_owned()).or_default();
     *count = (count.parse::<u64>().unwrap_or(0) + 1).to_string();
     tx.update(resource, touched).map(|_| ())
-}
-
-/// Whether a network is there for a project without being an admin: its own, shared, or external.
-pub fn is_visible(network: &Resource<Network>, project: &str) -> bool {
-    network.project() == project || network.spec.is_shared || network.spec.is_external
 }

@@ -59,6 +59,10 @@ pub enum Limited {
     SecurityGroupRule,
     /// Trunks.
     Trunk,
+    /// Policies of sharing.
+    RbacPolicy,
+    /// Address groups.
+    AddressGroup,
 }
 
 /// The counter group of a project in which usage is counted.
@@ -66,7 +70,7 @@ pub const COUNTERS: &str = "network";
 
 impl Limited {
     /// Everything that is limited.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Network,
         Self::Subnet,
         Self::SubnetPool,
@@ -76,6 +80,8 @@ impl Limited {
         Self::SecurityGroup,
         Self::SecurityGroupRule,
         Self::Trunk,
+        Self::RbacPolicy,
+        Self::AddressGroup,
     ];
 
     /// Neutron's name of the limit.
@@ -90,6 +96,8 @@ impl Limited {
             Self::SecurityGroup => "security_group",
             Self::SecurityGroupRule => "security_group_rule",
             Self::Trunk => "trunk",
+            Self::RbacPolicy => "rbac_policy",
+            Self::AddressGroup => "address_group",
         }
     }
 
@@ -105,6 +113,8 @@ impl Limited {
             Self::SecurityGroup => "security_groups",
             Self::SecurityGroupRule => "security_group_rules",
             Self::Trunk => "trunks",
+            Self::RbacPolicy => "rbac_policies",
+            Self::AddressGroup => "address_groups",
         }
     }
 
@@ -112,9 +122,9 @@ impl Limited {
     pub fn default_limit(self) -> i64 {
         match self {
             Self::Network | Self::Subnet | Self::SecurityGroupRule => 100,
-            Self::SubnetPool | Self::Trunk => -1,
+            Self::SubnetPool | Self::Trunk | Self::AddressGroup => -1,
             Self::Port => 500,
-            Self::Router | Self::SecurityGroup => 10,
+            Self::Router | Self::SecurityGroup | Self::RbacPolicy => 10,
             Self::FloatingIp => 50,
         }
     }

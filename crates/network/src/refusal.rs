@@ -44,6 +44,15 @@ pub(crate) fn not_found(what: Missing, id: &str) -> StoreError {
             format!("Security group rule {id} does not exist"),
         ),
         Missing::Trunk => ("TrunkNotFound", format!("Trunk {id} could not be found.")),
+        Missing::RbacPolicy => (
+            "RbacPolicyNotFound",
+            format!("RBAC policy or object with ID {id} not found"),
+        ),
+        Missing::AddressScope => ("AddressScopeNotFound", format!("Address scope {id} could not be found")),
+        Missing::AddressGroup => (
+            "AddressGroupNotFound",
+            format!("Address group {id} could not be found."),
+        ),
         Missing::Agent => ("AgentNotFound", format!("Agent {id} could not be found.")),
     };
     refuse(ErrorKind::NotFound, reason, message)
@@ -62,6 +71,9 @@ pub(crate) enum Missing {
     SecurityGroupRule,
     Agent,
     Trunk,
+    RbacPolicy,
+    AddressScope,
+    AddressGroup,
 }
 
 impl Missing {
@@ -78,6 +90,9 @@ impl Missing {
             (crate::SecurityGroup::NAME, Self::SecurityGroup),
             (crate::Rule::NAME, Self::SecurityGroupRule),
             (crate::Trunk::NAME, Self::Trunk),
+            (crate::RbacPolicy::NAME, Self::RbacPolicy),
+            (crate::AddressScope::NAME, Self::AddressScope),
+            (crate::AddressGroup::NAME, Self::AddressGroup),
         ];
         kinds.into_iter().find(|(name, _)| *name == kind).map(|(_, what)| what)
     }

@@ -70,6 +70,9 @@ impl Kind for Rule {
         Indexes::<Self>::new()
             .on("group", |r| vec![r.spec.group_id.clone()])
             .on("remote", |r| r.spec.remote_group_id.iter().cloned().collect())
+            .on("address_group", |r| {
+                r.spec.remote_address_group_id.iter().cloned().collect()
+            })
     }
 }
 
@@ -97,6 +100,9 @@ pub struct RuleSpec {
     /// Peers by membership of a group.
     #[serde(default)]
     pub remote_group_id: Option<String>,
+    /// Peers by the addresses of an address group.
+    #[serde(default)]
+    pub remote_address_group_id: Option<String>,
     /// Free text.
     #[serde(default)]
     pub description: String,

@@ -5,8 +5,10 @@ pub(crate) mod cut;
 pub(crate) mod rules;
 
 use ipnet::IpNet;
-use madang_store::{Indexes, Kind};
+use madang_store::{Indexes, Kind, Store};
 use serde::{Deserialize, Serialize};
+
+use crate::Subnet;
 
 /// The kind of subnet pools. `metadata.name` is the id.
 pub struct SubnetPool;
@@ -20,6 +22,7 @@ impl Kind for SubnetPool {
         Indexes::<Self>::new()
             .on("name", |r| vec![r.spec.name.clone()])
             .on("shared", |r| if r.spec.is_shared { vec!["yes".into()] } else { vec![] })
+            .on("scope", |r| r.spec.address_scope_id.iter().cloned().collect())
             .on("default", |r| {
                 if r.spec.is_default {
                     vec![r.spec.ip_version().to_string()]
@@ -52,6 +55,9 @@ pub struct SubnetPoolSpec {
     /// Every project may cut from it.
     #[serde(default)]
     pub is_shared: bool,
+    /// The address scope it is in.
+    #[serde(default)]
+    pub address_scope_id: Option<String>,
     /// Used by subnets that ask for the default pool; one for each version of IP.
     #[serde(default)]
     pub is_default: bool,
@@ -68,6 +74,14 @@ impl SubnetPoolSpec {
             _ => 4,
         }
     }
+}
+
+/// The address scope that a network's subnets of one version of IP are in; none without one.
+pub(crate) fn scope_of(store: &Store, network: &str, is_v4: bool) -> Option<String> {
+    let mut subnets = store.cache::<Subnet>().by("network", network);
+    subnets.retain(|subnet| subnet.spec.cidr.addr().is_ipv4() == is_v4);
+    let pool = subnets.iter().find_map(|subnet| subnet.spec.subnetpool_id.as_deref())?;
+    store.cache::<SubnetPool>().by_name(pool)?.spec.address_scope_id.clone()
 }
 
 /// What is seen of a subnet pool.

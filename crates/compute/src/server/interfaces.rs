@@ -148,11 +148,14 @@ fn network_for(
     let networks = api.store.cache::<Network>();
     if let Some(id) = id {
         let is_usable = |network: &Arc<Resource<Network>>| {
-            network.project() == project || network.spec.is_shared || network.spec.is_external || caller.is_admin()
+            madang_network::is_visible(&api.store, network, project) || caller.is_admin()
         };
         let network = networks.by_name(id).filter(is_usable);
         let network = network.ok_or_else(|| Failure::not_found(format!("Network {id} could not be found.")))?;
-        if network.spec.is_external && !network.spec.is_shared && !caller.is_admin() {
+        if network.spec.is_external
+            && !madang_network::may_plug_into(&api.store, &network, project)
+            && !caller.is_admin()
+        {
             let message = format!("It is not allowed to create an interface on external network {id}");
             return Err(Failure::forbidden(message));
         }

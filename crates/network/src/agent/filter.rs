@@ -62,6 +62,9 @@ pub(crate) fn rules(view: &View) -> Ruleset {
     for (group, members) in &view.members {
         add_members(&mut inet, group, members.iter().map(|member| &**member));
     }
+    for (group, addresses) in &view.addresses {
+        add_addresses(&mut inet, group, addresses);
+    }
     let mut profiles = Profiles::default();
     for port in &view.ports {
         let network = &view.networks[&port.spec.network_id].network;
@@ -329,6 +332,18 @@ fn add_members<'p>(inet: &mut Table, group: &str, members: impl Iterator<Item = 
     for range in IpNet::aggregate(&ranges) {
         let version = if range.addr().is_ipv4() { 4 } else { 6 };
         inet.set(rule::ranges_set(group, version), "").insert(range.to_string());
+    }
+}
+
+/// The sets of an address group.
+fn add_addresses(inet: &mut Table, group: &str, addresses: &[IpNet]) {
+    inet.set(rule::addresses_set(group, 4), "type ipv4_addr; flags interval");
+    inet.set(rule::addresses_set(group, 6), "type ipv6_addr; flags interval");
+    // nft refuses intervals that overlap.
+    for range in IpNet::aggregate(&addresses.to_vec()) {
+        let version = if range.addr().is_ipv4() { 4 } else { 6 };
+        inet.set(rule::addresses_set(group, version), "")
+            .insert(range.to_string());
     }
 }
 

@@ -111,6 +111,7 @@ fn rule(number: u8, change: impl FnOnce(&mut RuleSpec)) -> Arc<Resource<Rule>> {
         port_range_max: None,
         remote_ip_prefix: None,
         remote_group_id: None,
+        remote_address_group_id: None,
         description: String::new(),
     };
     change(&mut spec);
@@ -169,6 +170,8 @@ pub(crate) fn view() -> View {
             .into(),
         ports,
         tags: std::collections::BTreeMap::new(),
+        addresses: std::collections::BTreeMap::new(),
+        scopes: std::collections::BTreeMap::new(),
     }
 }
 

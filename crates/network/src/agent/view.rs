@@ -5,10 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use madang_store::{Resource, Store};
 use uuid::Uuid;
 
-use crate::{FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, port::owner, trunk};
+use crate::{
+    AddressGroup, FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, port::owner, subnet_pool, trunk,
+};
 
 /// Owners of router interfaces: the plain one, and those of distributed and replicated routers.
 const INTERFACE_OWNERS: [&str; 3] = [
@@ -37,6 +40,10 @@ pub(crate) struct View {
     pub routers: Vec<RouterView>,
     /// Subports of trunks, by the port's id: the parent port and the VLAN.
     pub tags: BTreeMap<String, (Uuid, u16)>,
+    /// The addresses of address groups that rules here name, by the group's id.
+    pub addresses: BTreeMap<String, Vec<IpNet>>,
+    /// The address scopes of networks that routers here are on, by the network's id: of version 4 and of version 6.
+    pub scopes: BTreeMap<String, [Option<String>; 2]>,
 }
 
 /// A network and what is on it for everybody.
@@ -111,7 +118,9 @@ impl View {
         }
         view.read_tags(store);
         view.read_routers(store);
+        view.read_scopes(store);
         view.read_groups(store);
+        view.read_addresses(store);
         peers(&view.peer_groups());
         for group in view.peer_groups() {
             let mut members = store.cache::<Port>().by("group", &group);
@@ -191,6 +200,33 @@ impl View {
             let mut rules = store.cache::<Rule>().by("group", id);
             rules.sort_by(|a, b| a.name().cmp(b.name()));
             self.groups.insert(id.clone(), GroupView { is_stateful, rules });
+        }
+    }
+
+    fn read_addresses(&mut self, store: &Store) {
+        let rules = self.groups.values().flat_map(|group| &group.rules);
+        let ids: BTreeSet<String> = rules
+            .filter_map(|rule| rule.spec.remote_address_group_id.clone())
+            .collect();
+        for id in ids {
+            let group = store.cache::<AddressGroup>().by_name(&id);
+            let addresses = group.map(|group| group.spec.addresses.clone()).unwrap_or_default();
+            self.addresses.insert(id, addresses);
+        }
+    }
+
+    fn read_scopes(&mut self, store: &Store) {
+        let routed = self.routers.iter().flat_map(|router| {
+            let gateway = router.gateway.iter();
+            router
+                .interfaces
+                .iter()
+                .chain(gateway)
+                .map(|port| port.spec.network_id.clone())
+        });
+        for network in routed.collect::<BTreeSet<_>>() {
+            let scopes = [true, false].map(|is_v4| subnet_pool::scope_of(store, &network, is_v4));
+            self.scopes.insert(network, scopes);
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Attribute {
     /// Given as this, it asks for nothing that needs a rule of its own.
     usual: fn(&Value) -> bool,
     guarded: bool,
+    /// Changing it needs its rule whatever it becomes.
+    guarded_always: bool,
     /// Shown only to those whom `get_<resource>:<name>` allows.
     pub(crate) restricted: bool,
 }
@@ -56,6 +58,7 @@ impl Attribute {
             convert: any,
             usual: never,
             guarded: false,
+            guarded_always: false,
             restricted: false,
         }
     }
@@ -69,6 +72,7 @@ impl Attribute {
             convert,
             usual: never,
             guarded: false,
+            guarded_always: false,
             restricted: false,
         }
     }
@@ -95,7 +99,15 @@ impl Attribute {
     /// As [`Attribute::guarded`], for flags that are usually false.
     pub(crate) const fn guarded_flag(mut self) -> Self {
         self.guarded = true;
+        self.guarded_always = true;
         self.usual = is_false;
+        self
+    }
+
+    /// As [`Attribute::guarded`], unless its value is a usual one.
+    pub(crate) const fn guarded_unless(mut self, usual: fn(&Value) -> bool) -> Self {
+        self.guarded = true;
+        self.usual = usual;
         self
     }
 
@@ -185,11 +197,13 @@ impl Body {
         action: &str,
         target: &Target<'_>,
     ) -> Result<(), Failure> {
+        let is_change = action.starts_with("update_");
         for attribute in attributes.iter().filter(|attribute| attribute.guarded) {
+            let is_any = is_change && attribute.guarded_always;
             if self
                 .0
                 .get(attribute.name)
-                .is_some_and(|value| !(attribute.usual)(value))
+                .is_some_and(|value| is_any || !(attribute.usual)(value))
             {
                 caller.enforce(&format!("{action}:{}", attribute.name), target)?;
             }

@@ -7,7 +7,7 @@ use madang_identity::Caller;
 use serde_json::{Value, json};
 
 /// Alias, name and description. An alias is here only when what it stands for works as a whole.
-const EXTENSIONS: [(&str, &str, &str); 47] = [
+const EXTENSIONS: [(&str, &str, &str); 56] = [
     ("agent", "agent", "The agent management extension."),
     (
         "allowed-address-pairs",
@@ -218,6 +218,43 @@ const EXTENSIONS: [(&str, &str, &str); 47] = [
     ),
     ("trunk", "Trunk Extension", "Provides support for trunk ports"),
     ("trunk-details", "Trunk port details", "Expose trunk port details"),
+    ("address-scope", "Address scope", "Address scopes extension."),
+    ("address-group", "Address group", "Support address group"),
+    (
+        "security-groups-remote-address-group",
+        "Remote address group id field for security group rules",
+        "Add new field of remote address group id in SG rules",
+    ),
+    (
+        "security-groups-shared-filtering",
+        "Security group filtering on the shared field",
+        "Support filtering security groups on the shared field",
+    ),
+    (
+        "rbac-policies",
+        "RBAC Policies",
+        "Allows creation and modification of policies that control tenant access to resources.",
+    ),
+    (
+        "rbac-address-group",
+        "Add address_group type to RBAC",
+        "Add address_group type to network RBAC",
+    ),
+    (
+        "rbac-address-scope",
+        "Add address_scope type to RBAC",
+        "Add address_scope type to RBAC",
+    ),
+    (
+        "rbac-security-groups",
+        "Add security_group type to network RBAC",
+        "Add security_group type to network RBAC",
+    ),
+    (
+        "rbac-subnetpool",
+        "Add subnet pool type to RBAC",
+        "Add subnet pool type to RBAC",
+    ),
     (
         "standard-attr-timestamp",
         "Resource timestamps",

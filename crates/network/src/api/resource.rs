@@ -20,7 +20,10 @@ use super::{
     failure::Stop,
     filter,
 };
-use crate::refusal::{self, Missing};
+use crate::{
+    rbac::{self, Shareable},
+    refusal::{self, Missing},
+};
 
 /// The most resources that one request creates.
 const MAX_BULK: usize = 1000;
@@ -31,6 +34,14 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     /// The caller.
     pub(crate) caller: Caller,
+}
+
+impl Context {
+    /// Whether an object of somebody else's is shared with the caller's project by a policy.
+    pub(crate) fn is_shared(&self, object: &str) -> bool {
+        let project = self.caller.subject.project_id();
+        project.is_some_and(|project| rbac::is_shared_with(&self.store, object, project))
+    }
 }
 
 /// What policy is asked about.
@@ -95,6 +106,8 @@ pub(crate) trait Exposed: Kind {
     const MISSING: Missing;
     /// Whether it can be changed.
     const CHANGES: bool = true;
+    /// Whether projects with which it is shared are told, when they try to change it, that it is not there.
+    const HIDES: bool = false;
     /// Its attributes, besides those that every resource has.
     const ATTRIBUTES: &'static [Attribute];
 
@@ -180,6 +193,16 @@ pub(crate) fn add_missing<K: Kind>(to: &mut Vec<Arc<Resource<K>>>, more: Vec<Arc
         more.into_iter()
             .filter(|resource| !known.contains(&resource.metadata.uid)),
     );
+}
+
+/// Adds what policies share with the caller's project by name.
+pub(crate) fn add_shared<K: Kind>(context: &Context, to: &mut Vec<Arc<Resource<K>>>, sort: Shareable) {
+    let Some(project) = context.caller.subject.project_id() else {
+        return;
+    };
+    let ids = rbac::shared_with(&context.store, project, sort);
+    let cache = context.store.cache::<K>();
+    add_missing(to, ids.iter().filter_map(|id| cache.by_name(id)).collect());
 }
 
 async fn list<K: Exposed>(
@@ -309,7 +332,7 @@ async fn update<K: Exposed>(
     };
     let known = visible::<K>(&context, &id)?;
     let rule = format!("update_{}", K::SINGULAR);
-    K::facts(&context, &known).enforce(&context.caller, &rule)?;
+    enforce_or_hide(&context, &known, &rule)?;
     let given = member(body.0, K::SINGULAR)?;
     let body = Body::read(K::ATTRIBUTES, &Method::PUT, &given)?;
     let wanted = wanted_revision(&headers)?;
@@ -338,7 +361,7 @@ async fn delete<K: Exposed>(
         caller,
     };
     let known = visible::<K>(&context, &id)?;
-    K::facts(&context, &known).enforce(&context.caller, &format!("delete_{}", K::SINGULAR))?;
+    enforce_or_hide(&context, &known, &format!("delete_{}", K::SINGULAR))?;
     let wanted = wanted_revision(&headers)?;
     let key = known.key();
     let deleted = context.store.transact(context.caller.cause(), |tx| {
@@ -348,6 +371,16 @@ async fn delete<K: Exposed>(
     });
     deleted.await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Requires a rule of a change. What is hidden from those who may not change it is not there for them.
+fn enforce_or_hide<K: Exposed>(context: &Context, known: &Resource<K>, rule: &str) -> Result<(), Failure> {
+    match K::facts(context, known).enforce(&context.caller, rule) {
+        Err(_) if K::HIDES && context.caller.subject.project_id() != Some(known.project()) => {
+            Err(refusal::not_found(K::MISSING, known.name()).into())
+        }
+        other => other,
+    }
 }
 
 /// The resource with an id, for who may see it.

@@ -23,6 +23,15 @@ impl View {
             .with("tags", tags.to_vec())
     }
 
+    /// Whose it is alone, for what has none of the other attributes.
+    pub(crate) fn bare<K: Kind>(resource: &Resource<K>) -> Self {
+        let metadata = &resource.metadata;
+        Self(Map::with_capacity(8))
+            .with("id", metadata.name.as_str())
+            .with("project_id", metadata.project.as_str())
+            .with("tenant_id", metadata.project.as_str())
+    }
+
     /// Adds a member.
     #[must_use]
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {

@@ -14,9 +14,10 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, own_or_all},
+        resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all},
         view::View,
     },
+    rbac::{self, Action, Shareable},
     refusal::{self, Missing},
 };
 
@@ -46,16 +47,12 @@ impl Exposed for Network {
         Attribute::shown("status"),
         Attribute::shown("subnets"),
         Attribute::shown("availability_zones"),
+        Attribute::shown("ipv4_address_scope"),
+        Attribute::shown("ipv6_address_scope"),
     ];
 
-    fn facts(_: &Context, network: &Resource<Self>) -> Facts {
-        Facts {
-            project: network.project().to_owned(),
-            network_project: network.project().to_owned(),
-            is_shared: network.spec.is_shared,
-            is_external: network.spec.is_external,
-            is_network_device: false,
-        }
+    fn facts(context: &Context, network: &Resource<Self>) -> Facts {
+        facts_of(context, Some(network), network.project())
     }
 
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
@@ -64,6 +61,7 @@ impl Exposed for Network {
             let networks = context.store.cache::<Network>();
             add_missing(&mut found, networks.by("shared", "yes"));
             add_missing(&mut found, networks.by("external", "yes"));
+            add_shared(context, &mut found, Shareable::Network);
         }
         found
     }
@@ -80,7 +78,7 @@ impl Exposed for Network {
             .with("admin_state_up", spec.admin_state_up)
             .with("status", if spec.admin_state_up { "ACTIVE" } else { "DOWN" })
             .with("subnets", subnets)
-            .with("shared", spec.is_shared)
+            .with("shared", spec.is_shared || context.is_shared(network.name()))
             .with("router:external", spec.is_external)
             .with("is_default", spec.is_default)
             .with("port_security_enabled", spec.port_security_enabled)
@@ -88,6 +86,8 @@ impl Exposed for Network {
             .with("dns_domain", spec.dns_domain.as_str())
             .with("availability_zone_hints", spec.availability_zone_hints.clone())
             .with("availability_zones", zones)
+            .with("ipv4_address_scope", scope_of(context, network.name(), true))
+            .with("ipv6_address_scope", scope_of(context, network.name(), false))
             .with("provider:network_type", spec.network_type.as_str())
             .with("provider:physical_network", spec.physical_network.clone())
             .with("provider:segmentation_id", segment)
@@ -167,17 +167,30 @@ pub(crate) fn zones(context: &Context) -> Vec<String> {
     zones
 }
 
+/// The address scope that a network's subnets of one version of IP are in; none without one.
+pub(crate) fn scope_of(context: &Context, network: &str, is_v4: bool) -> Option<String> {
+    crate::subnet_pool::scope_of(&context.store, network, is_v4)
+}
+
 /// Facts of something on a network.
 pub(crate) fn facts_on(context: &Context, network: &str, project: &str) -> Facts {
     let network = context.store.cache::<Network>().by_name(network);
+    facts_of(context, network.as_deref(), project)
+}
+
+/// Facts of what is a project's and on a network, as the caller's project is concerned.
+fn facts_of(context: &Context, network: Option<&Resource<Network>>, project: &str) -> Facts {
+    let (store, caller) = (&context.store, context.caller.subject.project_id().unwrap_or_default());
+    let is_shared =
+        |network: &Resource<Network>| network.spec.is_shared || rbac::is_shared_with(store, network.name(), caller);
+    let is_external = |network: &Resource<Network>| {
+        network.spec.is_external && rbac::allows(store, network.name(), Action::AccessAsExternal, caller)
+    };
     Facts {
         project: project.to_owned(),
-        network_project: network
-            .as_ref()
-            .map(|network| network.project().to_owned())
-            .unwrap_or_default(),
-        is_shared: network.as_ref().is_some_and(|network| network.spec.is_shared),
-        is_external: network.as_ref().is_some_and(|network| network.spec.is_external),
+        network_project: network.map(|network| network.project().to_owned()).unwrap_or_default(),
+        is_shared: network.is_some_and(is_shared),
+        is_external: network.is_some_and(is_external),
         is_network_device: false,
     }
 }

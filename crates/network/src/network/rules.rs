@@ -8,6 +8,7 @@ use crate::{
     FloatingIp, Port, Router, dhcp_port,
     lookup::subnets_of,
     quota::{self, Limited},
+    rbac::{self, Action, Shareable, rules as sharing},
     refusal, usage,
 };
 
@@ -77,8 +78,19 @@ fn create(tx: &mut Tx<'_>, network: &mut Resource<Network>) -> Result<(), StoreE
         spec.mtu = largest;
     }
     check_mtu(spec.mtu, largest)?;
+    if network.spec.is_shared {
+        share(tx, network, Action::AccessAsShared, true)?;
+    }
+    if network.spec.is_external {
+        share(tx, network, Action::AccessAsExternal, true)?;
+    }
     quota::take(tx, network.project(), Limited::Network);
     Ok(())
+}
+
+/// Makes the network's policies fit its flag.
+fn share(tx: &mut Tx<'_>, network: &Resource<Network>, action: Action, is_set: bool) -> Result<(), StoreError> {
+    sharing::follow_flag(tx, network, Shareable::Network, action, is_set)
 }
 
 fn check_mtu(mtu: u16, largest: u16) -> Result<(), StoreError> {
@@ -151,7 +163,11 @@ fn update(tx: &mut Tx<'_>, old: &Resource<Network>, new: &mut Resource<Network>)
         }
     }
     if old.spec.is_shared && !new.spec.is_shared {
-        let foreign = |port: &std::sync::Arc<Resource<Port>>| !["", old.project()].contains(&port.project());
+        let store = tx.store();
+        let foreign = |port: &std::sync::Arc<Resource<Port>>| {
+            let is_named = || rbac::shared_with(store, port.project(), Shareable::Network).contains(&old.metadata.name);
+            !["", old.project()].contains(&port.project()) && !is_named()
+        };
         if tx.store().cache::<Port>().by("network", old.name()).iter().any(foreign) {
             let message = format!(
                 "Unable to reconfigure sharing settings for network {}. Multiple tenants are using it.",
@@ -170,6 +186,12 @@ fn update(tx: &mut Tx<'_>, old: &Resource<Network>, new: &mut Resource<Network>)
             );
             return Err(refusal::conflict("ExternalNetworkInUse", message));
         }
+    }
+    if old.spec.is_shared != new.spec.is_shared {
+        share(tx, new, Action::AccessAsShared, new.spec.is_shared)?;
+    }
+    if old.spec.is_external != new.spec.is_external {
+        share(tx, new, Action::AccessAsExternal, new.spec.is_external)?;
     }
     Ok(())
 }
@@ -190,6 +212,7 @@ fn remove(tx: &mut Tx<'_>, network: &Resource<Network>) -> Result<(), StoreError
         return Err(refusal::network_in_use(id));
     }
     usage::require_unused_network(tx, id);
+    sharing::object_goes(tx, id)?;
     for subnet in subnets_of(tx, id) {
         tx.delete(&subnet)?;
     }

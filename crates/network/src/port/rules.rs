@@ -9,6 +9,7 @@ use crate::{
     FloatingIp, Network, SecurityGroup,
     lookup::{find, hold},
     quota::{self, Limited},
+    rbac,
     refusal::{self, Missing},
     security_group, usage,
 };
@@ -175,7 +176,10 @@ fn check_groups(tx: &mut Tx<'_>, port: &mut Resource<Port>, known: &[String]) ->
     let default = security_group::default_id(port.project()).to_string();
     let mut is_stateful = None;
     for id in &port.spec.security_groups {
-        let group = find::<SecurityGroup>(tx, id).filter(|group| group.project() == port.project());
+        let is_usable = |group: &Resource<SecurityGroup>| {
+            group.project() == port.project() || rbac::is_shared_with(tx.store(), id, port.project())
+        };
+        let group = find::<SecurityGroup>(tx, id).filter(|group| is_usable(group));
         let Some(group) = group else {
             // One that went meanwhile is no reason to refuse a change of something else.
             if known.contains(id) {

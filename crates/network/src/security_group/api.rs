@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use madang_http::Query;
 use madang_store::{ErrorKind, Metadata, Resource, Tx};
 use serde_json::{Map, Value};
 
@@ -11,9 +12,10 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, Shown},
+        resource::{Context, Exposed, Facts, Shown, add_missing, add_shared, own_or_all},
         view::View,
     },
+    rbac::{self, Shareable},
     refusal::{self, Missing},
 };
 
@@ -28,8 +30,22 @@ impl Exposed for SecurityGroup {
         Attribute::shown("shared"),
     ];
 
-    fn facts(_: &Context, group: &Resource<Self>) -> Facts {
-        Facts::of(group.project())
+    fn facts(context: &Context, group: &Resource<Self>) -> Facts {
+        Facts {
+            is_shared: context.is_shared(group.name()),
+            ..Facts::of(group.project())
+        }
+    }
+
+    fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
+        let mut found = own_or_all(context, query);
+        if !query.has("id") {
+            let groups = context.store.cache::<Self>();
+            let for_all = rbac::shared_with(&context.store, rbac::EVERYBODY, Shareable::SecurityGroup);
+            add_missing(&mut found, for_all.iter().filter_map(|id| groups.by_name(id)).collect());
+            add_shared(context, &mut found, Shareable::SecurityGroup);
+        }
+        found
     }
 
     fn view(context: &Context, group: &Resource<Self>) -> Map<String, Value> {
@@ -44,7 +60,7 @@ impl Exposed for SecurityGroup {
         View::of(group, &spec.description, &spec.tags)
             .with("name", spec.name.as_str())
             .with("stateful", spec.is_stateful)
-            .with("shared", false)
+            .with("shared", Self::facts(context, group).is_shared)
             .with("security_group_rules", of_group)
             .done()
     }

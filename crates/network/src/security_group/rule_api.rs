@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Direction, EtherType, Rule, RuleSpec, SecurityGroup, rules};
 use crate::{
+    AddressGroup,
     api::{
         attribute::{Attribute, Body},
         convert,
@@ -47,14 +48,6 @@ fn protocol(value: &Value) -> Result<Value, String> {
     }
 }
 
-fn nothing(value: &Value) -> Result<Value, String> {
-    if value.is_null() {
-        Ok(Value::Null)
-    } else {
-        Err("address groups are not supported".to_owned())
-    }
-}
-
 impl Exposed for Rule {
     const SINGULAR: &'static str = "security_group_rule";
     const PLURAL: &'static str = "security_group_rules";
@@ -69,7 +62,7 @@ impl Exposed for Rule {
         Attribute::new("port_range_max", convert::number_or_null).fixed(),
         Attribute::new("remote_ip_prefix", convert::cidr_or_null).fixed(),
         Attribute::new("remote_group_id", convert::text_or_null).fixed(),
-        Attribute::new("remote_address_group_id", nothing).fixed(),
+        Attribute::new("remote_address_group_id", convert::uuid_or_null).fixed(),
         Attribute::shown("normalized_cidr"),
     ];
 
@@ -103,14 +96,21 @@ impl Exposed for Rule {
                 spec.remote_ip_prefix.map(|net| net.trunc().to_string()),
             )
             .with("remote_group_id", spec.remote_group_id.clone())
-            .with("remote_address_group_id", Value::Null)
+            .with("remote_address_group_id", spec.remote_address_group_id.clone())
             .done()
     }
 
     fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, _: &str) -> Result<Arc<Resource<Self>>, Stop> {
         let group = visible::<SecurityGroup>(context, body.text("security_group_id").unwrap_or_default())?;
+        if group.project() != context.caller.subject.project_id().unwrap_or_default() && !context.caller.is_admin() {
+            return Err(refusal::not_found(Missing::SecurityGroup, group.name()).into());
+        }
         if let Some(remote) = remote_group(body) {
             visible::<SecurityGroup>(context, remote)?;
+        }
+        let addresses = body.text("remote_address_group_id");
+        if let Some(addresses) = addresses {
+            visible::<AddressGroup>(context, addresses)?;
         }
         let spec = RuleSpec {
             group_id: group.name().to_owned(),
@@ -125,6 +125,7 @@ impl Exposed for Rule {
             port_range_max: read_port(body, "port_range_max")?,
             remote_ip_prefix: body.typed::<IpNet>("remote_ip_prefix")?,
             remote_group_id: remote_group(body).map(str::to_owned),
+            remote_address_group_id: addresses.map(str::to_owned),
             description: body.text("description").unwrap_or_default().to_owned(),
         };
         // A rule is its group's: an admin who adds one does not make it his own.

@@ -8,9 +8,10 @@ use super::{
     Direction, EtherType, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, default_id, default_key, protocol,
 };
 use crate::{
-    Port,
+    AddressGroup, Port,
     lookup::{find, hold, touch},
     quota::{self, Limited},
+    rbac::rules as sharing,
     refusal::{self, Missing},
     usage,
 };
@@ -94,6 +95,7 @@ impl RuleSpec {
             port_range_max: None,
             remote_ip_prefix: None,
             remote_group_id: None,
+            remote_address_group_id: None,
             description: String::new(),
         }
     }
@@ -155,6 +157,7 @@ fn remove_group(tx: &mut Tx<'_>, group: &Resource<SecurityGroup>) -> Result<(), 
             tx.delete(&rule)?;
         }
     }
+    sharing::object_goes(tx, group.name())?;
     quota::give_back(tx, group.project(), Limited::SecurityGroup);
     Ok(())
 }
@@ -165,6 +168,9 @@ fn create_rule(tx: &mut Tx<'_>, rule: &mut Resource<Rule>) -> Result<(), StoreEr
         && remote != group.name()
     {
         hold::<SecurityGroup>(tx, Missing::SecurityGroup, &remote)?;
+    }
+    if let Some(addresses) = rule.spec.remote_address_group_id.clone() {
+        hold::<AddressGroup>(tx, Missing::AddressGroup, &addresses)?;
     }
     validate(&rule.spec)?;
     let wanted = signature(&rule.spec);
@@ -238,7 +244,10 @@ fn signature(spec: &RuleSpec) -> String {
         spec.port_range_max,
         spec.remote_ip_prefix
             .map_or("anywhere".to_owned(), |prefix| prefix.trunc().to_string()),
-        spec.remote_group_id.as_deref().unwrap_or("anybody"),
+        spec.remote_group_id
+            .as_deref()
+            .or(spec.remote_address_group_id.as_deref())
+            .unwrap_or("anybody"),
     )
 }
 
@@ -252,6 +261,10 @@ fn validate(spec: &RuleSpec) -> Result<(), StoreError> {
     if spec.remote_group_id.is_some() && spec.remote_ip_prefix.is_some() {
         let message = "Only remote_ip_prefix or remote_group_id may be provided.";
         return Err(refusal::bad("SecurityGroupRemoteGroupAndRemoteIpPrefix", message));
+    }
+    if spec.remote_address_group_id.is_some() && (spec.remote_group_id.is_some() || spec.remote_ip_prefix.is_some()) {
+        let message = "Only one of remote_group_id, remote_ip_prefix, remote_address_group_id may be provided.";
+        return Err(refusal::bad("SecurityGroupMultipleRemoteEntites", message));
     }
     match spec.remote_ip_prefix {
         Some(prefix) if prefix.addr().is_ipv4() != (spec.ethertype == EtherType::IPv4) => {

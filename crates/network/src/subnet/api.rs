@@ -14,11 +14,12 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, own_or_all, visible},
+        resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all, visible},
         view::View,
     },
     lookup::hold,
     network::api::facts_on,
+    rbac::Shareable,
     refusal::{self, Missing},
     subnet_pool::{self, rules::Wanted},
 };
@@ -94,10 +95,9 @@ impl Exposed for Subnet {
                 .subject
                 .project_id()
                 .map(|project| networks.in_project(project));
-            let seen = networks
-                .by("shared", "yes")
-                .into_iter()
-                .chain(own.into_iter().flatten());
+            let mut shared = networks.by("shared", "yes");
+            add_shared(context, &mut shared, Shareable::Network);
+            let seen = shared.into_iter().chain(own.into_iter().flatten());
             add_missing(
                 &mut found,
                 seen.flat_map(|network| cache.by("network", network.name())).collect(),

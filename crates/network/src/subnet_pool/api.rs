@@ -9,13 +9,15 @@ use serde_json::{Map, Value};
 
 use super::{SubnetPool, SubnetPoolSpec};
 use crate::{
+    AddressScope,
     api::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, own_or_all},
+        resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all, visible},
         view::View,
     },
+    rbac::Shareable,
     refusal::{self, Missing},
 };
 
@@ -53,12 +55,12 @@ impl Exposed for SubnetPool {
         Attribute::new("shared", convert::flag).guarded_flag().fixed(),
         Attribute::new("is_default", convert::flag).guarded_flag(),
         Attribute::shown("ip_version"),
-        Attribute::shown("address_scope_id"),
+        Attribute::new("address_scope_id", convert::uuid_or_null),
     ];
 
-    fn facts(_: &Context, pool: &Resource<Self>) -> Facts {
+    fn facts(context: &Context, pool: &Resource<Self>) -> Facts {
         Facts {
-            is_shared: pool.spec.is_shared,
+            is_shared: pool.spec.is_shared || context.is_shared(pool.name()),
             ..Facts::of(pool.project())
         }
     }
@@ -67,11 +69,12 @@ impl Exposed for SubnetPool {
         let mut found = own_or_all(context, query);
         if !query.has("id") {
             add_missing(&mut found, context.store.cache::<SubnetPool>().by("shared", "yes"));
+            add_shared(context, &mut found, Shareable::SubnetPool);
         }
         found
     }
 
-    fn view(_: &Context, pool: &Resource<Self>) -> Map<String, Value> {
+    fn view(context: &Context, pool: &Resource<Self>) -> Map<String, Value> {
         let spec = &pool.spec;
         View::of(pool, &spec.description, &spec.tags)
             .with("name", spec.name.as_str())
@@ -81,14 +84,14 @@ impl Exposed for SubnetPool {
             .with("max_prefixlen", spec.max_prefixlen.to_string())
             .with("default_prefixlen", spec.default_prefixlen.to_string())
             .with("default_quota", spec.default_quota)
-            .with("shared", spec.is_shared)
+            .with("shared", Self::facts(context, pool).is_shared)
             .with("is_default", spec.is_default)
             .with("ip_version", spec.ip_version())
-            .with("address_scope_id", Value::Null)
+            .with("address_scope_id", spec.address_scope_id.clone())
             .done()
     }
 
-    fn build(_: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+    fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
         let prefixes: Vec<IpNet> = body.typed("prefixes")?.unwrap_or_default();
         let is_v4 = prefixes.first().is_none_or(|prefix| prefix.addr().is_ipv4());
         let min_prefixlen = bits(body, "min_prefixlen")?.unwrap_or(usual_min(is_v4));
@@ -101,16 +104,24 @@ impl Exposed for SubnetPool {
             default_prefixlen: min_prefixlen,
             default_quota: None,
             is_shared: false,
+            address_scope_id: None,
             is_default: false,
             tags: Vec::new(),
         };
         body.set_flag("shared", &mut spec.is_shared);
+        set_scope(context, &mut spec, body)?;
         fill(&mut spec, body)?;
         Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
     }
 
-    fn change(_: &Context, tx: &mut Tx<'_>, old: &Resource<Self>, body: &Body) -> Result<Arc<Resource<Self>>, Stop> {
+    fn change(
+        context: &Context,
+        tx: &mut Tx<'_>,
+        old: &Resource<Self>,
+        body: &Body,
+    ) -> Result<Arc<Resource<Self>>, Stop> {
         let mut new = old.clone();
+        set_scope(context, &mut new.spec, body)?;
         fill(&mut new.spec, body)?;
         // A default that was the old least one follows it.
         let follows = !body.has("default_prefixlen") && old.spec.default_prefixlen == old.spec.min_prefixlen;
@@ -119,6 +130,27 @@ impl Exposed for SubnetPool {
         }
         Ok(tx.update(old, new)?)
     }
+}
+
+/// Puts a pool into a scope that its project may use. The prefixes of one in somebody else's scope are not its own business
+/// alone, and stay.
+fn set_scope(context: &Context, spec: &mut SubnetPoolSpec, body: &Body) -> Result<(), Stop> {
+    if body.has("address_scope_id") {
+        let wanted = body.text("address_scope_id");
+        spec.address_scope_id = match wanted {
+            Some(id) => Some(visible::<AddressScope>(context, id)?.name().to_owned()),
+            None => None,
+        };
+        return Ok(());
+    }
+    let scope = spec.address_scope_id.as_deref();
+    let scope = scope.and_then(|id| context.store.cache::<AddressScope>().by_name(id));
+    let is_foreign = |scope: &Resource<AddressScope>| Some(scope.project()) != context.caller.subject.project_id();
+    if body.has("prefixes") && !context.caller.is_admin() && scope.is_some_and(|scope| is_foreign(&scope)) {
+        let message = "Illegal subnetpool update : subnetpool is in an address scope of somebody else.";
+        return Err(refusal::bad("IllegalSubnetPoolUpdate", message).into());
+    }
+    Ok(())
 }
 
 fn bits(body: &Body, name: &'static str) -> Result<Option<u8>, Stop> {

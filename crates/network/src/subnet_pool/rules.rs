@@ -7,9 +7,10 @@ use madang_store::{ErrorKind, Op, Resource, StoreBuilder, StoreError, Tx};
 
 use super::{SubnetPool, SubnetPoolSpec, cut};
 use crate::{
-    Subnet,
+    Subnet, address_scope,
     lookup::touch,
     quota::{self, Limited},
+    rbac::{Action, Shareable, rules as sharing},
     refusal,
 };
 
@@ -28,6 +29,10 @@ pub(crate) fn register(builder: &mut StoreBuilder) {
 
 fn create(tx: &mut Tx<'_>, pool: &mut Resource<SubnetPool>) -> Result<(), StoreError> {
     check(&mut pool.spec)?;
+    address_scope::rules::check_pool(tx, pool)?;
+    if pool.spec.is_shared {
+        sharing::follow_flag(tx, pool, Shareable::SubnetPool, Action::AccessAsShared, true)?;
+    }
     if pool.spec.is_default {
         require_only_default(tx, pool)?;
     }
@@ -40,6 +45,13 @@ fn update(tx: &mut Tx<'_>, old: &Resource<SubnetPool>, new: &mut Resource<Subnet
     let is_kept = |prefix: &IpNet| new.spec.prefixes.iter().any(|kept| kept.contains(prefix));
     if !old.spec.prefixes.iter().all(is_kept) {
         return Err(illegal_update("Existing prefixes must be a subset of the new prefixes"));
+    }
+    if (&old.spec.address_scope_id, &old.spec.prefixes) != (&new.spec.address_scope_id, &new.spec.prefixes) {
+        address_scope::rules::check_pool(tx, new)?;
+    }
+    if old.spec.is_shared != new.spec.is_shared {
+        let is_shared = new.spec.is_shared;
+        sharing::follow_flag(tx, new, Shareable::SubnetPool, Action::AccessAsShared, is_shared)?;
     }
     match (old.spec.is_default, new.spec.is_default) {
         (false, true) => require_only_default(tx, new)?,
@@ -61,6 +73,7 @@ fn remove(tx: &mut Tx<'_>, pool: &Resource<SubnetPool>) -> Result<(), StoreError
     if pool.spec.is_default {
         tx.release(DEFAULTS, &pool.spec.ip_version().to_string());
     }
+    sharing::object_goes(tx, pool.name())?;
     quota::give_back(tx, pool.project(), Limited::SubnetPool);
     Ok(())
 }

@@ -19,8 +19,9 @@ use madang_host::{
     workload::Attachment,
 };
 use madang_network::{
-    AllocationPool, Direction, EtherType, ExternalGateway, FixedIp, FloatingIp, FloatingIpSpec, Network, NetworkSpec,
-    Port, PortSpec, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, Subnet, SubnetSpec, Trunk,
+    AddressGroup, AllocationPool, Direction, EtherType, ExternalGateway, FixedIp, FloatingIp, FloatingIpSpec, Network,
+    NetworkSpec, Port, PortSpec, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, Subnet,
+    SubnetPool, SubnetSpec, Trunk,
     agent::{self, Options},
 };
 use madang_store::{Cause, Kind, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder};
@@ -84,7 +85,9 @@ impl Lab {
             .kind::<Rule>()
             .kind::<Router>()
             .kind::<FloatingIp>()
-            .kind::<Trunk>();
+            .kind::<Trunk>()
+            .kind::<AddressGroup>()
+            .kind::<SubnetPool>();
         let backend = Sqlite::open(SqliteOptions::new(dir.path().join("db"))).await.unwrap();
         let store = builder.open(Arc::new(backend)).await.unwrap();
         let id = Uuid::new_v4().simple().to_string()[..6].to_owned();
@@ -390,6 +393,7 @@ pub fn allow(group: &Resource<SecurityGroup>, protocol: Option<&str>, port: Opti
         port_range_max: port,
         remote_ip_prefix: None,
         remote_group_id: None,
+        remote_address_group_id: None,
         description: String::new(),
     }
 }

@@ -36,14 +36,14 @@ pub(super) fn routes() -> Router<ComputeApi> {
 /// The networks a project sees: its own, shared and external ones; an admin sees all.
 fn visible(store: &Store, caller: &Caller, project: &str) -> Vec<Arc<Resource<Network>>> {
     let mut networks = store.cache::<Network>().all();
-    networks.retain(|network| caller.is_admin() || is_visible(network, project));
+    networks.retain(|network| caller.is_admin() || is_visible(store, network, project));
     networks.sort_unstable_by(|a, b| (a.metadata.created, a.name()).cmp(&(b.metadata.created, b.name())));
     networks
 }
 
 fn find(store: &Store, caller: &Caller, project: &str, id: &str) -> Result<Arc<Resource<Network>>, Failure> {
     let network = store.cache::<Network>().by_name(id);
-    let network = network.filter(|network| caller.is_admin() || is_visible(network, project));
+    let network = network.filter(|network| caller.is_admin() || is_visible(store, network, project));
     network.ok_or_else(|| Failure::not_found("Network not found"))
 }
 

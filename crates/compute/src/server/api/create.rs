@@ -608,12 +608,10 @@ fn nic(store: &Store, caller: &Caller, project: &str, wanted: NetworkWanted) -> 
         Failure::invalid("Bad networks format: network uuid is not in proper format (None)").at("networks.uuid")
     })?;
     let network = store.cache::<Network>().by_name(&id);
-    let network = network.filter(|network| {
-        network.project() == project || network.spec.is_shared || network.spec.is_external || caller.is_admin()
-    });
+    let network = network.filter(|network| madang_network::is_visible(store, network, project) || caller.is_admin());
     let missing = || Failure::invalid(format!("Network {id} could not be found.")).at("networks.uuid");
     let network = network.ok_or_else(missing)?;
-    if network.spec.is_external && !network.spec.is_shared && !caller.is_admin() {
+    if network.spec.is_external && !madang_network::may_plug_into(store, &network, project) && !caller.is_admin() {
         let message = format!("It is not allowed to create an interface on external network {id}");
         return Err(Failure::forbidden(message).at("networks.uuid"));
     }

@@ -20,6 +20,11 @@ pub(super) fn ranges_set(group: &str, version: u8) -> String {
     format!("ranges{version}_{}", identifier(group))
 }
 
+/// The set of an address group's addresses.
+pub(super) fn addresses_set(group: &str, version: u8) -> String {
+    format!("addresses{version}_{}", identifier(group))
+}
+
 /// The rule as lines of a chain: one, or two when its peers are a group's members; none when it can match nothing.
 pub(super) fn compile(rule: &RuleSpec) -> Vec<String> {
     let (version, family, word) = match rule.ethertype {
@@ -33,6 +38,12 @@ pub(super) fn compile(rule: &RuleSpec) -> Vec<String> {
         Direction::Ingress => "saddr",
         Direction::Egress => "daddr",
     };
+    if let Some(group) = &rule.remote_address_group_id {
+        return vec![format!(
+            "{word} {side} @{}{service} accept",
+            addresses_set(group, version)
+        )];
+    }
     let peers = match (&rule.remote_group_id, rule.remote_ip_prefix) {
         (Some(group), _) => vec![
             format!("{word} {side} @{}", members_set(group, version)),
@@ -97,6 +108,7 @@ mod tests {
             port_range_max: None,
             remote_ip_prefix: None,
             remote_group_id: None,
+            remote_address_group_id: None,
             description: String::new(),
         }
     }
@@ -131,6 +143,10 @@ mod tests {
                 ..with("tcp", Some(80), Some(81))
             },
             RuleSpec {
+                remote_address_group_id: Some("c-d".into()),
+                ..with("udp", Some(53), Some(53))
+            },
+            RuleSpec {
                 direction: Direction::Egress,
                 remote_ip_prefix: Some("fd00::/8".parse().unwrap()),
                 ..rule(Direction::Egress, EtherType::IPv6)
@@ -152,6 +168,7 @@ mod tests {
         meta nfproto ipv4 accept
         ip saddr @members4_ab meta l4proto 6 th dport 80-81 accept
         ip saddr @ranges4_ab meta l4proto 6 th dport 80-81 accept
+        ip saddr @addresses4_cd meta l4proto 17 th dport 53 accept
         ip6 daddr fd00::/8 accept
         meta nfproto ipv6 meta l4proto 58 accept
         ");

@@ -1,0 +1,181 @@
+//! Address groups as Neutron shows them, and the actions on their addresses.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use http::StatusCode;
+use ipnet::IpNet;
+use madang_http::{Failure, Json, Query, json};
+use madang_identity::Caller;
+use madang_store::{ErrorKind, Metadata, Resource, StoreError, Tx};
+use serde_json::{Map, Value};
+
+use super::{AddressGroup, AddressGroupSpec};
+use crate::{
+    api::{
+        NetworkApi,
+        attribute::{Attribute, Body},
+        convert,
+        failure::Stop,
+        resource::{Context, Exposed, Facts, add_missing, add_shared, member, own_or_all, stored, visible, wrapped},
+        view::View,
+    },
+    rbac::{self, Shareable},
+    refusal::{self, Missing},
+};
+
+/// Ranges in full: an address alone is refused, as in Neutron.
+fn ranges(value: &Value) -> Result<Value, String> {
+    let alone = |item: &&Value| item.as_str().is_some_and(|text| text.parse::<IpAddr>().is_ok());
+    if let Some(address) = value.as_array().into_iter().flatten().find(alone) {
+        return Err(format!("{} is not a valid IP subnet", convert::quoted(address)));
+    }
+    convert::prefixes(value)
+}
+
+impl Exposed for AddressGroup {
+    const SINGULAR: &'static str = "address_group";
+    const PLURAL: &'static str = "address_groups";
+    const MISSING: Missing = Missing::AddressGroup;
+    const HIDES: bool = true;
+    const ATTRIBUTES: &'static [Attribute] = &[
+        Attribute::new("name", convert::text),
+        Attribute::new("addresses", ranges).fixed(),
+        Attribute::shown("shared"),
+    ];
+
+    fn facts(context: &Context, group: &Resource<Self>) -> Facts {
+        Facts {
+            is_shared: context.is_shared(group.name()),
+            ..Facts::of(group.project())
+        }
+    }
+
+    fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
+        let mut found = own_or_all(context, query);
+        if !query.has("id") {
+            let groups = context.store.cache::<Self>();
+            let for_all = rbac::shared_with(&context.store, rbac::EVERYBODY, Shareable::AddressGroup);
+            add_missing(&mut found, for_all.iter().filter_map(|id| groups.by_name(id)).collect());
+            add_shared(context, &mut found, Shareable::AddressGroup);
+        }
+        found
+    }
+
+    fn view(context: &Context, group: &Resource<Self>) -> Map<String, Value> {
+        View::of(group, &group.spec.description, &[])
+            .with("name", group.spec.name.as_str())
+            .typed("addresses", &group.spec.addresses)
+            .with("shared", Self::facts(context, group).is_shared)
+            .done()
+    }
+
+    fn build(_: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+        let spec = AddressGroupSpec {
+            name: body.text("name").unwrap_or_default().to_owned(),
+            description: body.text("description").unwrap_or_default().to_owned(),
+            addresses: body.typed("addresses")?.unwrap_or_default(),
+        };
+        Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
+    }
+
+    fn change(_: &Context, tx: &mut Tx<'_>, old: &Resource<Self>, body: &Body) -> Result<Arc<Resource<Self>>, Stop> {
+        let mut new = old.clone();
+        body.set_text("name", &mut new.spec.name);
+        body.set_text("description", &mut new.spec.description);
+        Ok(tx.update(old, new)?)
+    }
+}
+
+/// `PUT /address-groups/{id}/add_addresses`.
+pub(crate) async fn add(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Json<Value>,
+) -> Result<Response, Failure> {
+    change_addresses(api, caller, &id, body.0, |group, given| {
+        let known: Vec<_> = given
+            .iter()
+            .filter(|range| group.spec.addresses.contains(range))
+            .collect();
+        if !known.is_empty() {
+            let message = format!(
+                "Addresses {} already exist in the address group {}.",
+                listed(&known),
+                group.name()
+            );
+            return Err(refusal::bad("AddressesAlreadyExist", message));
+        }
+        group.spec.addresses.extend(given);
+        Ok(())
+    })
+    .await
+}
+
+/// `PUT /address-groups/{id}/remove_addresses`.
+pub(crate) async fn remove(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Json<Value>,
+) -> Result<Response, Failure> {
+    change_addresses(api, caller, &id, body.0, |group, given| {
+        let unknown: Vec<_> = given
+            .iter()
+            .filter(|range| !group.spec.addresses.contains(range))
+            .collect();
+        if !unknown.is_empty() {
+            let message = format!(
+                "Addresses {} not found in the address group {}.",
+                listed(&unknown),
+                group.name()
+            );
+            return Err(refusal::refuse(ErrorKind::NotFound, "AddressesNotFound", message));
+        }
+        group.spec.addresses.retain(|range| !given.contains(range));
+        Ok(())
+    })
+    .await
+}
+
+fn listed(ranges: &[&IpNet]) -> String {
+    let ranges: Vec<_> = ranges.iter().map(|range| format!("'{range}'")).collect();
+    format!("[{}]", ranges.join(", "))
+}
+
+async fn change_addresses(
+    api: NetworkApi,
+    caller: Caller,
+    id: &str,
+    body: Value,
+    change: impl Fn(&mut Resource<AddressGroup>, &[IpNet]) -> Result<(), StoreError>,
+) -> Result<Response, Failure> {
+    let context = Context {
+        store: api.store,
+        caller,
+    };
+    let known = visible::<AddressGroup>(&context, id)?;
+    Facts::of(known.project()).enforce(&context.caller, "update_address_group")?;
+    let members = member(body, AddressGroup::SINGULAR)?;
+    let given = members.get("addresses").unwrap_or(&Value::Null);
+    let bad = |why: String| Failure::invalid(format!("Invalid input for addresses. Reason: {why}.")).at("addresses");
+    let given = convert::prefixes(given).map_err(bad)?;
+    let given: Vec<IpNet> = serde_json::from_value(given).map_err(|why| bad(why.to_string()))?;
+    let changed = context.store.transact(context.caller.cause(), |tx| {
+        let old = tx.get::<AddressGroup>(&known.key());
+        let old = old.ok_or_else(|| refusal::not_found(Missing::AddressGroup, id))?;
+        let mut new = (*old).clone();
+        change(&mut new, &given)?;
+        Ok::<_, Stop>(tx.update(&old, new)?)
+    });
+    let changed = changed.await?;
+    let view = AddressGroup::view(&context, &stored(&context, &changed));
+    Ok(json(
+        StatusCode::OK,
+        &wrapped(AddressGroup::SINGULAR, Value::Object(view)),
+    ))
+}
