@@ -282,14 +282,16 @@ fn lack(snapshot: &Snapshot, ask: &Ask<'_>, host: &Host) -> Option<String> {
         return Some("do not have enough left in their trees".to_owned());
     }
     let traits = &host.provider.spec.traits;
-    let has_traits = ask.spec.required_traits.iter().all(|wanted| traits.contains(wanted))
-        && !ask
-            .spec
-            .forbidden_traits
-            .iter()
-            .any(|unwanted| traits.contains(unwanted));
-    if !has_traits {
-        return Some("do not have the traits asked for".to_owned());
+    if let Some(name) = ask.spec.required_traits.iter().find(|wanted| !traits.contains(wanted)) {
+        return Some(format!("do not have the trait {name}"));
+    }
+    if let Some(name) = ask
+        .spec
+        .forbidden_traits
+        .iter()
+        .find(|unwanted| traits.contains(unwanted))
+    {
+        return Some(format!("have the trait {name}"));
     }
     let short: Vec<&Class> = ask
         .resources

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use madang_host::{acceleration::Acceleration, machine::Machine};
+use madang_host::{acceleration::Acceleration, machine::Machine, process::find_program, workload::TpmVersion};
 use madang_scheduler::{Capabilities, Cell};
 
 /// What a machine is on which QEMU of `version` runs guests, on the processor or emulated. Emulators for other machines are
@@ -56,6 +56,25 @@ pub fn capabilities(
         cpu: cpu.map(|(name, value)| (name.to_owned(), value)).into(),
         cpu_features: machine.features.clone(),
         cells: cells.collect(),
+    }
+}
+
+/// The traits that the agent says of its host; all others are the operator's. Source: Nova's libvirt driver.
+pub(super) const OWN_TRAITS: &[&str] = &[tpm_trait(TpmVersion::V1), tpm_trait(TpmVersion::V2)];
+
+/// The trait of a host whose machines can have a trusted platform module.
+pub(crate) const fn tpm_trait(version: TpmVersion) -> &'static str {
+    match version {
+        TpmVersion::V1 => "COMPUTE_SECURITY_TPM_1_2",
+        TpmVersion::V2 => "COMPUTE_SECURITY_TPM_2_0",
+    }
+}
+
+/// Those of [`OWN_TRAITS`] that this host has now: what is installed meanwhile is found.
+pub(super) fn own_traits() -> Vec<String> {
+    match find_program("swtpm") {
+        Some(_) => OWN_TRAITS.iter().map(|name| (*name).to_owned()).collect(),
+        None => Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use madang_scheduler::{Capabilities, DISK_GB, Inventory, MEMORY_MB, PCPU, Provid
 use madang_store::{Metadata, Resource, Store, StoreError, Tx};
 use tracing::warn;
 
-use super::{AgentOptions, filing};
+use super::{AgentOptions, facts, filing};
 
 /// A third of what the scheduler waits before it takes a host for dead.
 const EVERY: Duration = Duration::from_secs(60);
@@ -79,13 +79,19 @@ impl HostFacts {
 }
 
 pub(super) fn run(store: &Store, options: &AgentOptions, group: &TaskGroup) {
-    let (store, facts) = (store.clone(), options.facts.clone());
+    let (store, found) = (store.clone(), options.facts.clone());
     let hosts: Vec<String> = options.hosts.iter().cloned().collect();
     let drivers: Vec<String> = options.drivers.keys().cloned().collect();
+    let is_real = options.ground.is_some();
     group.spawn_until_stopped("heartbeat", async move {
         loop {
+            let traits = match is_real {
+                true => facts::own_traits(),
+                // Who pretends has everything.
+                false => facts::OWN_TRAITS.iter().map(|name| (*name).to_owned()).collect(),
+            };
             for some in hosts.chunks(AT_A_TIME) {
-                if let Err(error) = beat(&store, some, &facts, &drivers).await {
+                if let Err(error) = beat(&store, some, &found, &drivers, &traits).await {
                     warn!(hosts = some.len(), %error, "could not write a sign of life");
                 }
             }
@@ -95,24 +101,44 @@ pub(super) fn run(store: &Store, options: &AgentOptions, group: &TaskGroup) {
 }
 
 /// Writes the providers of hosts: new, or brought up to what the hosts have now.
-async fn beat(store: &Store, hosts: &[String], facts: &HostFacts, drivers: &[String]) -> Result<(), StoreError> {
+async fn beat(
+    store: &Store,
+    hosts: &[String],
+    facts: &HostFacts,
+    drivers: &[String],
+    traits: &[String],
+) -> Result<(), StoreError> {
     let cause = filing::cause(hosts.first().map_or("", String::as_str));
     store
         .transact(cause, |tx| {
-            hosts.iter().try_for_each(|host| beat_one(tx, host, facts, drivers))
+            hosts
+                .iter()
+                .try_for_each(|host| beat_one(tx, host, facts, drivers, traits))
         })
         .await
 }
 
-fn beat_one(tx: &mut Tx<'_>, host: &str, facts: &HostFacts, drivers: &[String]) -> Result<(), StoreError> {
+fn beat_one(
+    tx: &mut Tx<'_>,
+    host: &str,
+    facts: &HostFacts,
+    drivers: &[String],
+    traits: &[String],
+) -> Result<(), StoreError> {
     let known = tx.store().cache::<Provider>().by("name", host).into_iter().next();
     let Some(known) = known else {
         let mut provider = Resource::<Provider>::new(Metadata::with_id(""), new_provider(host, facts, drivers));
+        provider.spec.traits = traits.to_vec();
         see(&mut provider, facts);
         return tx.create(provider).map(|_| ());
     };
     let mut provider = (*known).clone();
     provider.spec.drivers = drivers.to_vec();
+    let own = &mut provider.spec.traits;
+    own.retain(|name| !facts::OWN_TRAITS.contains(&name.as_str()) || traits.contains(name));
+    let missing = traits.iter().filter(|name| !own.contains(name)).cloned();
+    let missing: Vec<String> = missing.collect();
+    own.extend(missing);
     for (class, inventory) in facts.inventories() {
         // Ratios and reservations are the operator's, once they are there.
         let entry = provider
