@@ -58,10 +58,10 @@ class Account:
         assert answer.status_code < 300, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.text else None
 
-    def flavor(self, name, ram, vcpus=1, disk=1, **specs):
+    def flavor(self, name, ram, vcpus=1, disk=1, ephemeral=0, swap=0, **specs):
         """Makes a flavor (as an admin); its id."""
         with self.there() as sdk:
-            made = sdk.compute.create_flavor(name=name, ram=ram, vcpus=vcpus, disk=disk)
+            made = sdk.compute.create_flavor(name=name, ram=ram, vcpus=vcpus, disk=disk, ephemeral=ephemeral, swap=swap)
             if specs:
                 sdk.compute.create_flavor_extra_specs(made, {key.replace("__", ":"): value for key, value in specs.items()})
         return made.id

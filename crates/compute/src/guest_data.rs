@@ -2,7 +2,10 @@
 //!
 //! Source: Nova's metadata API (`openstack/`, `latest/meta-data/`), as cloud-init reads both.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use base64::Engine as _;
 use madang_block::Attachment;
@@ -10,7 +13,10 @@ use madang_network::{Network, Port, Subnet};
 use madang_store::{Resource, Store};
 use serde_json::{Value, json};
 
-use crate::{Server, server::volumes};
+use crate::{
+    Server,
+    server::{LocalDiskSpec, local, volumes},
+};
 
 /// The versions of the OpenStack tree; each shows the same.
 const VERSIONS: &[&str] = &[
@@ -145,7 +151,35 @@ impl GuestData {
                 "path": attachment.spec.mountpoint, "tags": [tag],
             }))
         });
-        nics.chain(disks).collect()
+        let locals = local::named(self.locals()).filter_map(|(name, disk)| {
+            let tag = disk.tag.as_ref()?;
+            Some(json!({
+                "type": "disk", "bus": "none", "address": "none", "serial": name, "path": disk.device, "tags": [tag],
+            }))
+        });
+        nics.chain(locals).chain(disks).collect()
+    }
+
+    /// The disks that the host has made for its machine.
+    fn locals(&self) -> &[LocalDiskSpec] {
+        match self.server.spec.driver.as_str() {
+            "qemu" => &self.server.spec.disks,
+            _ => &[],
+        }
+    }
+
+    /// What is where, in EC2's words.
+    fn block_device_mapping(&self) -> Value {
+        let mut mapping = json!({ "ami": "vda", "root": "/dev/vda" });
+        let volumes = self.volumes.iter().filter_map(|one| one.spec.mountpoint.clone());
+        let volumes: BTreeSet<String> = volumes.collect();
+        let volumes = (0u32..)
+            .zip(volumes)
+            .map(|(number, name)| (format!("ebs{number}"), name));
+        for (name, device) in local::mapping(self.locals()).into_iter().chain(volumes) {
+            mapping[name] = json!(device);
+        }
+        mapping
     }
 
     /// The bytes of the file of that number, of those that are put into the guest.
@@ -324,7 +358,7 @@ impl GuestData {
             "public-hostname": spec.hostname,
             "public-ipv4": "",
             "reservation-id": spec.reservation_id,
-            "block-device-mapping": { "ami": "vda", "root": "/dev/vda" },
+            "block-device-mapping": self.block_device_mapping(),
         });
         if let Some(key) = &spec.key {
             tree["public-keys"] = json!({ "0": { "_name": format!("0={}", key.name), "openssh-key": key.public_key } });
@@ -343,7 +377,7 @@ fn decoded(base64: &str) -> Option<Vec<u8>> {
     base64::engine::general_purpose::STANDARD.decode(digits).ok()
 }
 
-/// Walks EC2's tree: a branch lists its names, with `/` after those that are branches.
+/// Walks EC2's tree: a branch lists its names, sorted, with `/` after those that are branches.
 fn walk(tree: &Value, rest: &[&str]) -> Option<Document> {
     let mut at = tree;
     for part in rest {
@@ -361,7 +395,13 @@ fn walk(tree: &Value, rest: &[&str]) -> Option<Document> {
                     },
                     _ => name.clone(),
                 });
-            Some(text(names.collect::<Vec<_>>().join("\n")))
+            Some(text(
+                names
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ))
         }
         Value::String(value) => Some(text(value.clone())),
         Value::Null => Some(text(String::new())),
@@ -392,6 +432,7 @@ fn random_seed() -> String {
 
 #[cfg(test)]
 mod tests {
+    use madang_host::workload::DiskBus;
     use madang_network::PortSpec;
     use madang_store::Metadata;
 
@@ -426,6 +467,49 @@ mod tests {
             volumes: vec![],
             zone: "nova".into(),
         }
+    }
+
+    #[test]
+    fn the_guest_is_told_of_its_hosts_disks() {
+        let mut server = server("web");
+        let flavor = crate::FlavorSpec {
+            ephemeral_gb: 2,
+            swap_mb: 64,
+            ..server.spec.flavor.clone()
+        };
+        let asked = [Some(1), Some(1)].map(|size| local::LocalRequest {
+            kind: local::LocalKind::Ephemeral,
+            size,
+            file_system: None,
+            bus: None,
+            tag: Some("scratch".into()),
+        });
+        server.spec.disks = local::divided(&flavor, asked.into(), false, DiskBus::Virtio).unwrap();
+        let told = |server: &Resource<Server>| GuestData {
+            server: Arc::new(server.clone()),
+            ..data()
+        };
+        let body = told(&server)
+            .document("/latest/meta-data/block-device-mapping")
+            .unwrap()
+            .body;
+        assert_eq!(body, b"ami\nephemeral0\nephemeral1\nroot\nswap");
+        let body = told(&server)
+            .document("/latest/meta-data/block-device-mapping/ephemeral1")
+            .unwrap();
+        assert_eq!(body.body, b"/dev/vdc");
+        let devices = told(&server).meta_data()["devices"].clone();
+        assert_eq!(
+            devices[1],
+            json!({ "type": "disk", "bus": "none", "address": "none", "serial": "ephemeral0", "path": "/dev/vdb",
+                    "tags": ["scratch"] })
+        );
+        server.spec.driver = "oci".into();
+        let body = told(&server)
+            .document("/latest/meta-data/block-device-mapping")
+            .unwrap()
+            .body;
+        assert_eq!(body, b"ami\nroot", "a container has no such disks");
     }
 
     fn body(path: &str) -> Option<String> {

@@ -23,6 +23,8 @@ pub mod diagnostics;
 pub mod hardware;
 pub mod interfaces;
 mod load;
+pub mod local;
+pub(crate) mod machine;
 pub mod metadata;
 pub mod migration;
 pub(crate) mod moves;
@@ -48,6 +50,7 @@ pub use self::{
     action::{Action, ActionSpec, ActionStatus, Doing, Event},
     asked::{Asked, Move, MoveKind, Rescue, Rotation, Shelf, Snapshot, Stage},
     departed::{Departed, DepartedSpec, DepartedStatus},
+    local::LocalDiskSpec,
     migration::{Migration, MigrationSpec, MigrationStatus},
 };
 use crate::FlavorSpec;
@@ -140,6 +143,9 @@ pub struct ServerSpec {
     /// What is put into the guest when its root is made.
     #[serde(default)]
     pub injected: Injected,
+    /// The disks that its host makes for it, in guest order, after the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<LocalDiskSpec>,
     /// What is asked of it beyond power and reboots.
     #[serde(default)]
     pub asked: Asked,
@@ -373,6 +379,7 @@ pub(crate) mod tests {
             access_ipv4: None,
             access_ipv6: None,
             injected: Injected::default(),
+            disks: Vec::new(),
             asked: Asked::default(),
         };
         Resource::new(Metadata::with_id("p1"), spec)

@@ -11,6 +11,8 @@ mod cloud;
 mod groups;
 #[path = "it/life.rs"]
 mod life;
+#[path = "it/local_disks.rs"]
+mod local_disks;
 #[path = "it/placing.rs"]
 mod placing;
 #[path = "it/refusals.rs"]

@@ -57,6 +57,9 @@ pub(crate) struct Spec {
     pub first_id: u32,
     pub vcpus: u32,
     pub memory_bytes: u64,
+    /// Memory beyond that, where the host has swap space and counts who uses it.
+    #[serde(default)]
+    pub swap_bytes: u64,
     pub nics: Vec<SpecNic>,
     pub name_servers: Vec<IpAddr>,
     /// The shim makes all ready and waits until this is false; its interfaces are known then.

@@ -73,7 +73,7 @@ pub(crate) struct Place<'a> {
     pub user_ns: PathBuf,
     pub net_ns: PathBuf,
     pub user: &'a User,
-    /// Whether the host counts swap, so that it can be forbidden.
+    /// Whether the host counts swap, so that it can be limited.
     pub limit_swap: bool,
     /// Open files per process.
     pub open_files: u64,
@@ -152,7 +152,7 @@ fn linux(spec: &Spec, place: &Place<'_>) -> Value {
     let mut memory = json!({ "limit": spec.memory_bytes });
     if place.limit_swap {
         // The sum of memory and swap.
-        memory["swap"] = json!(spec.memory_bytes);
+        memory["swap"] = json!(spec.memory_bytes + spec.swap_bytes);
     }
     json!({
         "uidMappings": mapping,
@@ -223,6 +223,21 @@ mod tests {
             Some(67_108_864)
         );
         assert_eq!(parsed.process().as_ref().unwrap().no_new_privileges(), Some(true));
+    }
+
+    #[test]
+    fn swap_is_what_it_may_use_beyond_its_memory() {
+        let user = User {
+            uid: 0,
+            gid: 0,
+            groups: vec![],
+        };
+        let swap = |swap_bytes| {
+            let spec = Spec { swap_bytes, ..spec() };
+            document(&spec, &place(&user))["linux"]["resources"]["memory"]["swap"].clone()
+        };
+        assert_eq!(swap(0), 67_108_864, "none at all");
+        assert_eq!(swap(1 << 20), 67_108_864 + (1 << 20));
     }
 
     fn assert_contains(all: &Value, part: &Value, at: &str) {

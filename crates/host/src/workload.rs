@@ -27,7 +27,7 @@ use tokio::{
 use uuid::Uuid;
 
 pub use self::{
-    disk::{Disk, DiskBus, DiskKind, DiskSource, IoLimits},
+    disk::{Disk, DiskBus, DiskKind, DiskSource, FileSystem, IoLimits, LocalContent, LocalDisk},
     hardware::{Cpu, Firmware, Hardware, NicModel, NumaNode, TpmVersion, Video},
 };
 
@@ -53,12 +53,22 @@ pub struct Workload {
     pub uid: u32,
     /// An ISO 9660 or VFAT image attached read-only as the config drive.
     pub config_drive: Option<PathBuf>,
-    /// Disks beside the root, in guest order.
+    /// Disks that are made with it, in guest order; they come right after the root.
+    pub locals: Vec<LocalDisk>,
+    /// Disks beside the root that are there without it, in guest order.
     pub disks: Vec<Disk>,
     /// What it is built of; containers have none.
     pub hardware: Hardware,
     /// Boots from this for once, with the root as a second disk.
     pub rescue: Option<Root>,
+}
+
+impl Workload {
+    /// Its swap space in bytes.
+    pub fn swap_bytes(&self) -> u64 {
+        let swap = self.locals.iter().filter(|disk| disk.content == LocalContent::Swap);
+        swap.map(|disk| disk.size_bytes).sum()
+    }
 }
 
 /// What a workload starts from.
@@ -279,11 +289,23 @@ pub struct Usage {
     pub nics: Vec<NicUsage>,
 }
 
+/// Which of its disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DiskName {
+    /// Its root.
+    #[default]
+    Root,
+    /// One that was made with it, by its name.
+    Local(String),
+    /// One that is there without it, by its id.
+    Disk(Uuid),
+}
+
 /// What went to and from a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskUsage {
-    /// Its id; the root's is the workload's.
-    pub id: Uuid,
+    /// Which one.
+    pub disk: DiskName,
     /// Bytes and requests read.
     pub read: (u64, u64),
     /// Bytes and requests written.

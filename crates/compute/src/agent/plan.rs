@@ -267,6 +267,7 @@ mod tests {
                 kind: crate::server::MoveKind::Resize,
                 old_flavor_id: "1".to_owned(),
                 old_flavor: flavor.clone(),
+                old_disks: Vec::new(),
                 source: "h".to_owned(),
                 target: None,
                 power: Power::On,

@@ -270,8 +270,7 @@ impl Agent {
             if let Some(moving) = &mut changed.spec.asked.moving {
                 moving.stage = Stage::Reverting;
                 moving.failure = Some(reason.to_owned());
-                changed.spec.flavor_id = moving.old_flavor_id.clone();
-                changed.spec.flavor = moving.old_flavor.clone();
+                moving.clone().give_size_back(&mut changed.spec);
             }
             Ok(())
         })

@@ -6,11 +6,10 @@ use ipnet::IpNet;
 use madang_host::workload::{DiskFormat, DriverError, Hardware, Nic, Root, Workload};
 use madang_image::{CacheError, CachedImage};
 use madang_network::{Network, Port, Subnet};
-use madang_scheduler::{Claim, Seat};
 use madang_store::{Resource, Store};
 
 use super::{Agent, config_drive};
-use crate::server::{Base, Server, hardware, volumes};
+use crate::server::{Base, Server, hardware, local, machine, volumes};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -42,6 +41,7 @@ impl Agent {
             true => Some(config_drive::write(&self.store, server, self.options.config_drive, &dir).await?),
             false => None,
         };
+        let hardware = self.hardware(server)?;
         Ok(Workload {
             id: server.metadata.uid,
             hostname: server.spec.hostname.clone(),
@@ -52,8 +52,9 @@ impl Agent {
             dir,
             uid,
             config_drive,
+            locals: local::wanted(&server.spec.disks, &hardware),
             disks: self.disks(server)?,
-            hardware: self.hardware(server)?,
+            hardware,
             rescue: self.rescuer(server).await?,
         })
     }
@@ -165,24 +166,9 @@ impl Agent {
         if server.spec.driver != "qemu" {
             return Ok(Hardware::default());
         }
-        let id = server.spec.image.as_deref();
-        let image = id.and_then(|id| self.store.cache::<madang_image::Image>().by_name(id));
-        // One that starts from a volume is what the image in the volume says.
-        let of_volume = match &image {
-            Some(_) => None,
-            None => volumes::root_volume(&self.store, server.name()),
-        };
-        let of_volume = of_volume
-            .map(|volume| volume.spec.image_metadata.clone())
-            .unwrap_or_default();
-        let properties = image.as_ref().map_or(&of_volume, |image| &image.spec.properties);
-        let is_iso = image
-            .as_ref()
-            .is_some_and(|image| image.spec.disk_format == Some(madang_image::DiskFormat::Iso));
         let flavor = &server.spec.flavor;
         let unfit = |unfit: hardware::Unfit| DriverError::Broken(unfit.to_string());
-        let mut built =
-            hardware::of(properties, is_iso, &flavor.extra_specs, flavor.vcpus, flavor.ram_mb).map_err(unfit)?;
+        let mut built = machine::hardware(&self.store, server).map_err(unfit)?;
         let rescuer = server.spec.asked.rescue.as_ref();
         if let Some(rescuer) =
             rescuer.and_then(|rescue| self.store.cache::<madang_image::Image>().by_name(&rescue.image))
@@ -195,26 +181,9 @@ impl Agent {
         } else {
             Vec::new()
         };
-        let seats = self.seats(server);
+        let seats = machine::seats(&self.store, server);
         hardware::sit(&mut built, &seats, &shared, flavor.vcpus, flavor.ram_mb);
         Ok(built)
-    }
-
-    /// What it was given of the host it is on: while it moves, its old place is the migration's.
-    fn seats(&self, server: &Resource<Server>) -> Vec<Seat> {
-        let moving = server
-            .spec
-            .asked
-            .moving
-            .as_ref()
-            .map(|moving| moving.migration.to_string());
-        let names = [Some(server.name().to_owned()), moving];
-        let claims = names
-            .iter()
-            .flatten()
-            .filter_map(|name| self.store.cache::<Claim>().by_name(name));
-        let mut here = claims.filter(|claim| claim.status.host == server.status.host);
-        here.next().map(|claim| claim.status.seats.clone()).unwrap_or_default()
     }
 
     async fn image(&self, id: &str) -> Result<CachedImage, DriverError> {

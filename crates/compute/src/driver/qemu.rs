@@ -26,6 +26,7 @@ mod hotplug;
 mod job;
 mod launch;
 mod layer;
+mod local;
 mod machine;
 mod pinning;
 mod qmp;
@@ -437,7 +438,7 @@ impl Driver for QemuDriver {
 
     async fn usage(&self, id: Uuid) -> Result<Usage, DriverError> {
         let (slot, machine) = self.running(id).ok_or_else(|| not_running(id))?;
-        usage::read(&machine, id, &slot.dir, self.host.group(id).ok()).await
+        usage::read(&machine, &slot.dir, self.host.group(id).ok()).await
     }
 
     fn changes(&self) -> broadcast::Receiver<Uuid> {

@@ -9,7 +9,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use madang_host::workload::{
-    ConsoleKind, Disk, DiskUsage, Driver, DriverError, Nic, NicUsage, Root, Session, State, Usage, Workload,
+    ConsoleKind, Disk, DiskName, DiskUsage, Driver, DriverError, Nic, NicUsage, Root, Session, State, Usage, Workload,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -62,7 +62,9 @@ struct Machine {
     since: Instant,
     vcpus: u32,
     memory_bytes: u64,
-    /// Disks beside the root that it has now, by id.
+    /// Disks that were made with it, by name.
+    locals: Vec<String>,
+    /// Other disks that it has now, by id.
     disks: Vec<Uuid>,
     /// Its interfaces: port and address.
     nics: Vec<(Uuid, [u8; 6])>,
@@ -79,6 +81,7 @@ impl Machine {
             since: Instant::now(),
             vcpus: 1,
             memory_bytes: 1 << 20,
+            locals: Vec::new(),
             disks: Vec::new(),
             nics: Vec::new(),
             asked: Vec::new(),
@@ -95,10 +98,14 @@ impl Machine {
         self.state = State::Running { pid };
         self.since = Instant::now();
         self.resize(workload);
+        self.locals = workload.locals.iter().map(|disk| disk.name.clone()).collect();
         self.disks = workload.disks.iter().map(|disk| disk.id).collect();
         self.nics = workload.nics.iter().map(|nic| (nic.port, nic.mac)).collect();
         self.say(&format!("{} processors, {} MiB", self.vcpus, self.memory_bytes >> 20));
-        self.say(&format!("{} disks beside the root", self.disks.len()));
+        self.say(&format!(
+            "{} disks beside the root",
+            self.locals.len() + self.disks.len()
+        ));
         self.say(&format!("{} interfaces", self.nics.len()));
         self.say(&format!("simulated machine {} is up", workload.hostname));
     }
@@ -125,12 +132,15 @@ impl Machine {
         self.asked.push(what);
     }
 
-    fn usage(&self, id: Uuid) -> Usage {
+    fn usage(&self) -> Usage {
         let uptime = self.since.elapsed();
-        let disk = |id: &Uuid| DiskUsage {
-            id: *id,
+        let disk = |disk: DiskName| DiskUsage {
+            disk,
             ..DiskUsage::default()
         };
+        let locals = self.locals.iter().cloned().map(DiskName::Local);
+        let others = self.disks.iter().copied().map(DiskName::Disk);
+        let disks = std::iter::once(DiskName::Root).chain(locals).chain(others);
         let nic = |(_, mac): &(Uuid, [u8; 6])| NicUsage {
             mac: *mac,
             ..NicUsage::default()
@@ -140,7 +150,7 @@ impl Machine {
             cpu_time: vec![uptime; self.vcpus as usize],
             memory_bytes: self.memory_bytes,
             memory_used_bytes: Some(self.memory_bytes / 2),
-            disks: std::iter::once(&id).chain(&self.disks).map(disk).collect(),
+            disks: disks.map(disk).collect(),
             nics: self.nics.iter().map(nic).collect(),
         }
     }
@@ -442,7 +452,7 @@ impl Driver for SimulatedDriver {
     }
 
     async fn usage(&self, id: Uuid) -> Result<Usage, DriverError> {
-        self.with_running(id, |machine| machine.usage(id))
+        self.with_running(id, |machine| machine.usage())
     }
 
     async fn open_console(&self, id: Uuid, kind: ConsoleKind) -> Result<Box<dyn Session>, DriverError> {
@@ -491,6 +501,7 @@ mod tests {
             dir: PathBuf::from("/absent"),
             uid: 1,
             config_drive: None,
+            locals: Vec::new(),
             disks: Vec::new(),
             hardware: Hardware::default(),
             rescue: None,

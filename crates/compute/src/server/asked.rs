@@ -18,6 +18,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::{LocalDiskSpec, ServerSpec};
 use crate::{FlavorSpec, Power};
 
 /// What is asked of a server at the moment.
@@ -86,6 +87,9 @@ pub struct Move {
     pub old_flavor_id: String,
     /// The flavor before.
     pub old_flavor: FlavorSpec,
+    /// The host's disks that it had before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old_disks: Vec<LocalDiskSpec>,
     /// Where it was.
     pub source: String,
     /// Where it goes, once that is known.
@@ -102,6 +106,15 @@ pub struct Move {
     /// Where there was no host: what each filter left, a line for each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals: Option<String>,
+}
+
+impl Move {
+    /// Gives a server the size that it had before.
+    pub(crate) fn give_size_back(&self, spec: &mut ServerSpec) {
+        spec.flavor_id.clone_from(&self.old_flavor_id);
+        spec.flavor = self.old_flavor.clone();
+        spec.disks.clone_from(&self.old_disks);
+    }
 }
 
 /// Sorts of moves. Source: Nova's `migration_type`.

@@ -10,7 +10,6 @@ use std::{
 };
 
 use madang_host::workload::Attachment;
-use madang_image::Image;
 use madang_network::{FixedIp, Network, Port, PortSpec};
 use madang_scheduler::{Amounts, Claim, ClaimGroup, ClaimSpec, DISK_GB, MEMORY_MB, VCPU, Wishes};
 use madang_store::{Cause, ErrorKind, Kind as _, Metadata, Rejection, Resource, Store, StoreError, Tx};
@@ -18,8 +17,11 @@ use uuid::Uuid;
 
 use crate::{
     Flavor,
+    agent::facts,
     server::{
-        Asked, Doing, Injected, Power, Server, ServerKey, ServerSpec, rules,
+        Asked, Doing, Injected, LocalDiskSpec, Power, Server, ServerKey, ServerSpec,
+        hardware::{self, Properties},
+        rules,
         volumes::{self, DeviceRequest},
     },
 };
@@ -69,6 +71,10 @@ pub struct CreateServers {
     pub nics: Vec<NicRequest>,
     /// Its disks, beside or instead of a root of its own, in guest order.
     pub devices: Vec<DeviceRequest>,
+    /// The disks that its host makes for it.
+    pub locals: Vec<LocalDiskSpec>,
+    /// What its image says of machines: that of its root, also where the root is a volume.
+    pub image_properties: Properties,
     /// Ids of the groups for new ports; none for the project's default.
     pub security_groups: Option<Vec<String>>,
     /// What the user said of the disk's partitions: `AUTO` rather than `MANUAL`.
@@ -188,12 +194,13 @@ fn create_one(
         access_ipv4: request.access_ipv4,
         access_ipv6: request.access_ipv6,
         injected: request.injected.clone(),
+        disks: request.locals.clone(),
         asked: Asked::default(),
     };
     let mut server = Resource::<Server>::new(metadata, spec);
     server.status.action = Some(Doing::new("create", tx.cause()));
     let server = tx.create(server)?;
-    tx.create(claim(tx.store(), request, &server))?;
+    tx.create(claim(request, &server))?;
     for (place, nic) in (0..).zip(&request.nics) {
         attach(tx, request, &server, place, nic)?;
     }
@@ -201,23 +208,21 @@ fn create_one(
     Ok(server)
 }
 
-fn claim(store: &Store, request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
+fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
     let mut metadata = Metadata::new(&request.project, server.name());
     metadata.owners = vec![server.as_owner()];
     let mut spec = ClaimSpec {
         host: request.host.clone(),
-        ..claim_spec(server, request.group.clone())
+        ..claim_spec(server, request.group.clone(), request.image_properties.clone())
     };
     if let Some(wishes) = &mut spec.wishes {
-        let image = request.image.as_ref().and_then(|id| store.cache::<Image>().by_name(id));
-        wishes.image_properties = image.map(|image| image.spec.properties.clone()).unwrap_or_default();
         wishes.hints = request.hints.clone();
     }
     Resource::new(metadata, spec)
 }
 
-/// What a server asks of a host, wherever that is.
-pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>) -> ClaimSpec {
+/// What a server asks of a host, wherever that is. `image` is what its image says of machines.
+pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>, image: Properties) -> ClaimSpec {
     let flavor = &server.spec.flavor;
     ClaimSpec {
         user: server.spec.user.clone(),
@@ -225,12 +230,13 @@ pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>) -
         resources: resources(flavor),
         driver: server.spec.driver.clone(),
         zone: server.spec.availability_zone.clone(),
-        required_traits: traits(flavor, "required"),
-        forbidden_traits: traits(flavor, "forbidden"),
+        required_traits: required_traits(flavor, Some(&image)),
+        forbidden_traits: forbidden_traits(flavor),
         group,
         is_busy: true,
         wishes: Some(Box::new(Wishes {
             image: server.spec.image.clone(),
+            image_properties: image,
             ..wishes(None, flavor)
         })),
         ..ClaimSpec::default()
@@ -257,9 +263,28 @@ pub(super) fn resources(flavor: &crate::FlavorSpec) -> Amounts {
     resources.into_iter().filter(|(_, amount)| *amount > 0).collect()
 }
 
-/// The traits that a flavor's extra specs (`trait:NAME=required`) ask for.
-pub(super) fn traits(flavor: &crate::FlavorSpec, wish: &str) -> Vec<String> {
-    let wished = flavor.extra_specs.iter().filter(|(_, value)| *value == wish);
+/// The traits that a host has to have: those that flavor and image name (`trait:NAME=required`), and that of the trusted
+/// platform module that they ask for.
+pub(super) fn required_traits(flavor: &crate::FlavorSpec, image: Option<&Properties>) -> Vec<String> {
+    let none = Properties::new();
+    let image = image.unwrap_or(&none);
+    let mut wanted = traits(&flavor.extra_specs, "required");
+    wanted.extend(traits(image, "required"));
+    if let Ok(Some(version)) = hardware::tpm(image, &flavor.extra_specs) {
+        wanted.push(facts::tpm_trait(version).to_owned());
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
+
+/// The traits that a host may not have, by a flavor's extra specs (`trait:NAME=forbidden`).
+pub(super) fn forbidden_traits(flavor: &crate::FlavorSpec) -> Vec<String> {
+    traits(&flavor.extra_specs, "forbidden")
+}
+
+fn traits(said: &Properties, wish: &str) -> Vec<String> {
+    let wished = said.iter().filter(|(_, value)| *value == wish);
     wished
         .filter_map(|(key, _)| key.strip_prefix("trait:"))
         .map(str::to_owned)

@@ -1,5 +1,7 @@
 //! `/servers/{id}/diagnostics` and `/servers/{id}/topology`: what a running server uses, and what its host gave it.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::{Path, State},
@@ -7,13 +9,14 @@ use axum::{
     routing::get,
 };
 use http::StatusCode;
-use madang_host::workload::{DriverError, NicUsage, Usage};
+use madang_block::Attachment;
+use madang_host::workload::{DiskName, DriverError, NicUsage, Usage};
 use madang_http::{Failure, Microversion, json};
 use madang_identity::Caller;
-use madang_store::Resource;
+use madang_store::{Resource, Store};
 use serde_json::{Map, Value, json};
 
-use super::{api::find_for, state};
+use super::{LocalDiskSpec, api::find_for, local, state, volumes};
 use crate::{
     Server,
     api::{ComputeApi, input},
@@ -47,7 +50,7 @@ async fn diagnostics(
     let shown = if version >= Microversion(2, 48) {
         common(&server, &usage)
     } else {
-        Value::Object(flat(&server, &usage))
+        Value::Object(flat(&api.store, &server, &usage))
     };
     Ok(json(StatusCode::OK, &shown))
 }
@@ -70,13 +73,16 @@ fn mac(nic: &NicUsage) -> String {
 }
 
 /// The members that Nova's libvirt driver has.
-fn flat(server: &Resource<Server>, usage: &Usage) -> Map<String, Value> {
+fn flat(store: &Store, server: &Resource<Server>, usage: &Usage) -> Map<String, Value> {
     let mut shown = Map::new();
     for (index, time) in usage.cpu_time.iter().enumerate() {
         shown.insert(format!("cpu{index}_time"), json!(nanoseconds(*time)));
     }
-    for (letter, disk) in ('a'..='z').zip(&usage.disks) {
-        let name = format!("vd{letter}");
+    let volumes = volumes::of(store, server.name());
+    for disk in &usage.disks {
+        let Some(name) = device_of(&server.spec.disks, &volumes, &disk.disk) else {
+            continue;
+        };
         shown.insert(format!("{name}_read"), json!(disk.read.0));
         shown.insert(format!("{name}_read_req"), json!(disk.read.1));
         shown.insert(format!("{name}_write"), json!(disk.written.0));
@@ -98,6 +104,20 @@ fn flat(server: &Resource<Server>, usage: &Usage) -> Map<String, Value> {
         shown.insert("memory-rss".to_owned(), json!(used / 1024));
     }
     shown
+}
+
+/// What a disk is called inside, as far as the guest was told: `vdb`.
+fn device_of(locals: &[LocalDiskSpec], volumes: &[Arc<Resource<Attachment>>], disk: &DiskName) -> Option<String> {
+    let path = match disk {
+        DiskName::Root => return Some("vda".to_owned()),
+        DiskName::Local(name) => local::named(locals).find(|(own, _)| own == name)?.1.device.clone(),
+        DiskName::Disk(id) => {
+            let id = id.to_string();
+            let volume = volumes.iter().find(|volume| volume.spec.volume == id)?;
+            volume.spec.mountpoint.clone()?
+        }
+    };
+    Some(path.trim_start_matches("/dev/").to_owned())
 }
 
 /// The form that is the same for every driver. Its words for drivers are a closed list, in which ours is nearest to

@@ -10,6 +10,8 @@ use madang_host::workload::{
 };
 use madang_scheduler::{Seat, seat::pages};
 
+use crate::FlavorSpec;
+
 /// Text by name, as images and flavors have it.
 pub type Properties = BTreeMap<String, String>;
 
@@ -25,7 +27,7 @@ pub enum Unfit {
         value: String,
     },
     /// The flavor does.
-    #[error("Invalid extra spec {name}={value}: {why}")]
+    #[error("Invalid flavor: {name}={value}: {why}")]
     Flavor {
         /// The extra spec.
         name: String,
@@ -133,10 +135,17 @@ pub fn rescuer(image: &Properties) -> Result<Option<(DiskBus, DiskKind)>, Unfit>
 /// What a flavor asks for that containers do not get; all else of it that is for machines has no meaning for them.
 ///
 /// # Errors
-/// [`Unfit`], naming the extra spec and its value.
-pub fn of_container(specs: &Properties) -> Result<(), Unfit> {
-    let image = Properties::new();
+/// [`Unfit`], naming the extra spec, or the field, and its value.
+pub fn of_container(flavor: &FlavorSpec) -> Result<(), Unfit> {
+    let (image, specs) = (Properties::new(), &flavor.extra_specs);
     let said = Said { image: &image, specs };
+    if flavor.ephemeral_gb > 0 {
+        return Err(Unfit::Flavor {
+            name: "OS-FLV-EXT-DATA:ephemeral".to_owned(),
+            value: flavor.ephemeral_gb.to_string(),
+            why: "containers have their root alone, no further disks",
+        });
+    }
     if specs.get("hw:cpu_policy").is_some_and(|policy| policy == "dedicated") {
         return Err(said.flavor_is_wrong("hw:cpu_policy", "containers share their host's processors"));
     }
@@ -144,6 +153,14 @@ pub fn of_container(specs: &Properties) -> Result<(), Unfit> {
         return Err(said.flavor_is_wrong("hw:mem_page_size", "containers have their host's usual pages"));
     }
     Ok(())
+}
+
+/// The trusted platform module that a machine has, by its image and its flavor.
+///
+/// # Errors
+/// [`Unfit`], naming property and value.
+pub fn tpm(image: &Properties, specs: &Properties) -> Result<Option<TpmVersion>, Unfit> {
+    Said { image, specs }.tpm()
 }
 
 const DISK_BUSES: &[(&str, DiskBus)] = &[
@@ -598,7 +615,17 @@ mod tests {
 
     #[test]
     fn seats_are_for_machines_and_images_choose_within_the_flavor() {
-        let specs = |pairs: &[(&str, &str)]| of_container(&properties(pairs));
+        let flavor = |pairs: &[(&str, &str)]| FlavorSpec {
+            extra_specs: properties(pairs),
+            ..crate::server::tests::server("a").spec.flavor
+        };
+        let specs = |pairs: &[(&str, &str)]| of_container(&flavor(pairs));
+        let with_more = FlavorSpec {
+            ephemeral_gb: 2,
+            ..flavor(&[])
+        };
+        let error = of_container(&with_more).unwrap_err().to_string();
+        assert!(error.contains("OS-FLV-EXT-DATA:ephemeral=2"), "{error}");
         assert!(specs(&[("hw:cpu_policy", "shared"), ("hw:mem_page_size", "small")]).is_ok());
         assert!(specs(&[("hw:cpu_policy", "dedicated")]).is_err() && specs(&[("hw:mem_page_size", "2MB")]).is_err());
         assert!(fit(&[("hw_cpu_policy", "dedicated")], &[]).is_ok());

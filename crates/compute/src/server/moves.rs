@@ -108,8 +108,7 @@ pub(crate) fn give_up(tx: &mut Tx<'_>, server: &mut Resource<Server>, state: &st
     };
     let own = own_claim(tx, server)?;
     handover::take_back(tx, &own, &moving.migration.to_string())?;
-    server.spec.flavor_id = moving.old_flavor_id;
-    server.spec.flavor = moving.old_flavor;
+    moving.give_size_back(&mut server.spec);
     migration::set(tx, server.project(), moving.migration, state, None)
 }
 

@@ -79,6 +79,18 @@ pub fn of(store: &Store, server: &str) -> Vec<Arc<Resource<Attachment>>> {
     attachments
 }
 
+/// The names that a server's volumes have.
+pub(super) fn names(store: &Store, server: &str) -> BTreeSet<String> {
+    names_of(&of(store, server))
+}
+
+fn names_of(attachments: &[Arc<Resource<Attachment>>]) -> BTreeSet<String> {
+    let names = attachments
+        .iter()
+        .filter_map(|attachment| attachment.spec.mountpoint.clone());
+    names.collect()
+}
+
 /// Whether a server starts from a volume.
 pub fn boots_from(attachments: &[Arc<Resource<Attachment>>]) -> bool {
     attachments.iter().any(|attachment| is_root(attachment))
@@ -149,10 +161,8 @@ pub async fn attach(
             order: next_order(&others),
             ..Device::default()
         };
-        let taken = others
-            .iter()
-            .filter_map(|other| other.spec.mountpoint.clone())
-            .collect();
+        let mut taken = names_of(&others);
+        taken.extend(server.spec.disks.iter().map(|disk| disk.device.clone()));
         let name = device_name(wanted.name.as_deref(), &taken, false)?;
         // One that is on no host has nobody who would bring it on.
         let state = match server.status.host {
@@ -290,7 +300,7 @@ fn make(
 /// The device a disk is seen as: the one asked for, or the next that is free.
 fn device_name(wanted: Option<&str>, taken: &BTreeSet<String>, is_root: bool) -> Result<String, Rejection> {
     if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
-        let name = format!("/dev/{}", wanted.trim_start_matches("/dev/"));
+        let name = path_of(wanted);
         if taken.contains(&name) {
             let message = format!("The supplied device path ({name}) is in use.");
             return Err(Rejection::new(ErrorKind::Conflict, "DevicePathInUse", message).at("device"));
@@ -303,6 +313,10 @@ fn device_name(wanted: Option<&str>, taken: &BTreeSet<String>, is_root: bool) ->
         let message = "the server has as many disks as it can have";
         Rejection::new(ErrorKind::Forbidden, "TooManyDiskDevices", message)
     })
+}
+
+fn path_of(name: &str) -> String {
+    format!("/dev/{}", name.trim_start_matches("/dev/"))
 }
 
 /// The servers' states in which volumes come and go.
@@ -376,7 +390,8 @@ pub async fn keep(
 
 /// Makes the disks that a new server begins with, in its own transaction.
 pub(super) fn begin(tx: &mut Tx<'_>, server: &Resource<Server>, devices: &[DeviceRequest]) -> Result<(), StoreError> {
-    let mut taken = BTreeSet::new();
+    let locals: BTreeSet<String> = server.spec.disks.iter().map(|disk| disk.device.clone()).collect();
+    let mut taken = locals.clone();
     for (order, request) in (0_u32..).zip(devices) {
         let is_root = request.device.boot_index == Some(0);
         let volume = match &request.source {
@@ -403,7 +418,9 @@ pub(super) fn begin(tx: &mut Tx<'_>, server: &Resource<Server>, devices: &[Devic
             order,
             ..request.device.clone()
         };
-        let name = device_name(request.name.as_deref(), &taken, is_root)?;
+        // Where the host's own disks are is not for a request to say.
+        let wanted = request.name.as_deref().filter(|name| !locals.contains(&path_of(name)));
+        let name = device_name(wanted, &taken, is_root)?;
         taken.insert(name.clone());
         make(tx, server, &volume, name, device, AttachState::Reserved)?;
     }

@@ -52,6 +52,7 @@ impl Inner {
             first_id: IdRange::of_workload(workload.uid).first,
             vcpus: workload.vcpus,
             memory_bytes: workload.memory_bytes,
+            swap_bytes: workload.swap_bytes(),
             nics,
             name_servers,
             is_held: false,

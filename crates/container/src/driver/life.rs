@@ -199,6 +199,7 @@ impl Inner {
             return Err(not_running());
         }
         let (vcpus, memory) = (u64::from(workload.vcpus), workload.memory_bytes);
+        let swap_bytes = workload.swap_bytes();
         if let Root::Container { size_bytes, .. } = workload.root {
             let home = home.clone();
             blocking(move || disk::grow_online(&home, size_bytes)).await?;
@@ -211,7 +212,7 @@ impl Inner {
             format!("--pids-limit={}", vcpus * PROCESSES_PER_VCPU),
             format!("--memory={memory}"),
         ];
-        let swap = format!("--memory-swap={memory}");
+        let swap = format!("--memory-swap={}", memory + swap_bytes);
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         // Where the host counts swap, its limit has to move with the memory's; elsewhere it cannot be set.
         words.push(&swap);
@@ -220,7 +221,7 @@ impl Inner {
             self.runc(&home, &words).await?;
         }
         if let Ok(Some(mut spec)) = home.spec() {
-            (spec.vcpus, spec.memory_bytes) = (workload.vcpus, memory);
+            (spec.vcpus, spec.memory_bytes, spec.swap_bytes) = (workload.vcpus, memory, swap_bytes);
             home.write_spec(&spec)
                 .map_err(|e| refused(format!("write the specification of container {id}"), e))?;
         }

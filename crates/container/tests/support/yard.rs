@@ -138,6 +138,7 @@ impl Yard {
             // Different from test to test, so that they can run side by side.
             uid: 0x7000_0000 + (id.as_u128() as u32 & 0xffff),
             config_drive: None,
+            locals: Vec::new(),
             disks: Vec::new(),
             hardware: Hardware::default(),
             rescue: None,

@@ -29,6 +29,57 @@ pub struct Disk {
     pub mount_point: Option<PathBuf>,
 }
 
+/// A disk that is made with its workload, on the host, and goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalDisk {
+    /// What it is called: `ephemeral0`, `swap`. Its file, its device, its label and its serial number have this name.
+    pub name: String,
+    /// Its size in bytes. A file system keeps its bytes when it becomes more; swap space is made anew.
+    pub size_bytes: u64,
+    /// What it begins with.
+    pub content: LocalContent,
+    /// How the guest sees it.
+    pub bus: DiskBus,
+}
+
+/// What a disk of the host's begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalContent {
+    /// Swap space. For a container, memory beyond its memory.
+    Swap,
+    /// An empty file system.
+    FileSystem(FileSystem),
+}
+
+/// File systems that a host can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileSystem {
+    /// The second extended one.
+    Ext2,
+    /// The third.
+    Ext3,
+    /// The fourth, the usual one.
+    Ext4,
+    /// Made with `mkfs.xfs`.
+    Xfs,
+    /// That of Windows, made with `mkfs.ntfs`.
+    Ntfs,
+}
+
+impl FileSystem {
+    /// Its name, as `mount` knows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext2 => "ext2",
+            Self::Ext3 => "ext3",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Ntfs => "ntfs",
+        }
+    }
+}
+
 /// Where a disk's bytes are, as the host reaches them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DiskSource {

@@ -36,6 +36,7 @@ const FILES: &[(&str, u32, &str)] = &[
     ("bin/lsblk", 0o755, include_str!("guest/lib/lsblk")),
     ("lib/tiny/agent", 0o755, include_str!("guest/lib/agent")),
     ("lib/tiny/boot", 0o755, include_str!("guest/lib/boot")),
+    ("lib/tiny/disks", 0o755, include_str!("guest/lib/disks")),
     ("lib/tiny/drivers", 0o755, include_str!("guest/lib/drivers")),
     ("lib/tiny/json.awk", 0o644, include_str!("guest/lib/json.awk")),
     ("lib/tiny/lease", 0o755, include_str!("guest/lib/lease")),

@@ -14,6 +14,7 @@ use super::{
     console,
     devices::{self, BRIDGE, Devices, ROOT},
     layer::{Layer, Protocol},
+    local,
 };
 
 /// Guest code that TCG keeps translated, in MiB: enough for a kernel and its programs. QEMU's own choice is an eighth of
@@ -44,7 +45,9 @@ pub(super) struct Descriptors {
     pub root: Vec<(Layer, RawFd)>,
     /// Those of the disk it boots from for once.
     pub rescue: Vec<(Layer, RawFd)>,
-    /// Those of the disks beside the root, in their order.
+    /// Those of the disks that were made with the machine, in their order.
+    pub locals: Vec<(Layer, RawFd)>,
+    /// Those of the disks that are there without it, in their order.
     pub disks: Vec<Vec<(Layer, RawFd)>>,
     /// Those of an installer's compact disc.
     pub cdrom: Vec<(Layer, RawFd)>,
@@ -309,6 +312,12 @@ impl Arguments {
             // An empty disk does not boot, an installed one does.
             self.disk(DiskBus::Sata, DiskKind::Cdrom, "cdrom", &node, "installer", Some(2));
         }
+        for (disk, layer) in workload.locals.iter().zip(&fds.locals) {
+            if let Some(node) = self.layers(std::slice::from_ref(layer)) {
+                let device = local::device(&disk.name);
+                self.disk(disk.bus, DiskKind::Disk, &device, &node, &disk.name, None);
+            }
+        }
         if let Some(fd) = fds.config_drive {
             let layer = Layer::file("config", DiskFormat::Raw, true);
             if let Some(node) = self.layers(&[(layer, fd)]) {
@@ -413,7 +422,8 @@ fn buses(workload: &Workload) -> impl Iterator<Item = DiskBus> {
         .filter(|_| workload.rescue.is_some())
         .map(|(bus, _)| bus);
     let disks = workload.disks.iter().map(|disk| disk.bus);
-    disks.chain([hardware.disk_bus]).chain(rescuer)
+    let locals = workload.locals.iter().map(|disk| disk.bus);
+    disks.chain(locals).chain([hardware.disk_bus]).chain(rescuer)
 }
 
 #[cfg(test)]
@@ -454,6 +464,7 @@ mod tests {
             dir: PathBuf::from("/servers/0"),
             uid: 1,
             config_drive: None,
+            locals: Vec::new(),
             disks: Vec::new(),
             hardware: Hardware::default(),
             rescue: None,

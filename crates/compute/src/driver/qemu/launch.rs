@@ -26,6 +26,7 @@ use super::{
     devices::Devices,
     disk, firmware, hotplug,
     layer::{self, Layer},
+    local,
     machine::{Machine, Phase},
     pinning,
     record::{self, AGENT, DISK, ERRORS, End, MEMORY, MONITOR, RESCUE, Record},
@@ -63,6 +64,9 @@ pub(super) async fn start(host: &Arc<Host>, workload: &Workload) -> Result<Arc<M
         return Err(error);
     }
     hotplug::limit_root(&machine, &hardware.disk_limits).await?;
+    for disk in &workload.locals {
+        hotplug::limit_disk(&machine, &local::device(&disk.name), &hardware.disk_limits).await?;
+    }
     let mut known = Devices::load(dir)?;
     for disk in &workload.disks {
         match known.disk(disk.id) {
@@ -232,6 +236,13 @@ async fn open_disks(fds: &mut Descriptors, opened: &mut Opened, workload: &Workl
     }
     if let Some(drive) = &workload.config_drive {
         fds.config_drive = Some(opened.file(drive, false)?);
+    }
+    local::ensure(dir, &workload.locals).await?;
+    for disk in &workload.locals {
+        let node = local::device(&disk.name);
+        let layer = Layer::file(&node, DiskFormat::Raw, false);
+        let file = opened.file(&local::path(dir, &disk.name), true)?;
+        fds.locals.push((layer, file));
     }
     for disk in &workload.disks {
         let layers = layer::open(disk)?.into_iter();

@@ -41,7 +41,7 @@ pub(super) const MEMORY_USED: &str = "memory.used";
 /// What QEMU says on standard error.
 pub(super) const ERRORS: &str = "qemu.log";
 /// Files that a crash may have left half written.
-const PARTIAL: &str = ".partial";
+pub(super) const PARTIAL: &str = ".partial";
 
 /// The only version so far.
 const VERSION: u32 = 1;
@@ -210,6 +210,7 @@ pub(super) fn remove_all(dir: &Path) -> Result<(), DriverError> {
     ];
     let files = files.map(str::to_owned);
     let partials = [DISK, CONSOLE, RECORD, DEVICES, RESCUE, MEMORY, UEFI_VARS].map(partial);
+    super::local::remove_all(dir)?;
     for name in files.into_iter().chain(partials).chain([RECORD.to_owned()]) {
         match fs::remove_file(dir.join(&name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

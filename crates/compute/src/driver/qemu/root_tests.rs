@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use madang_host::{
     Instance, acceleration, tap,
     workload::{
-        DiskBus, DiskFormat, DiskKind, DiskSource, Hardware, IoLimits, Nic, Root, contract, contract::Fixture as _,
+        DiskBus, DiskFormat, DiskKind, DiskName, DiskSource, Hardware, IoLimits, Nic, Root, contract,
+        contract::Fixture as _,
     },
 };
 use tempfile::TempDir;
@@ -184,6 +185,7 @@ impl contract::Fixture for Fixture {
             dir,
             uid: self.instance.uids().unwrap().get(1).unwrap(),
             config_drive: None,
+            locals: Vec::new(),
             disks: Vec::new(),
             hardware: Hardware::default(),
             rescue: None,

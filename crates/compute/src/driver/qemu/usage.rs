@@ -5,19 +5,19 @@ use std::{fs, path::Path, time::Duration};
 use madang_host::{
     cgroup::Group,
     netns::Netns,
-    workload::{DiskUsage, DriverError, NicUsage, Usage},
+    workload::{DiskName, DiskUsage, DriverError, NicUsage, Usage},
 };
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::{
     devices::{Devices, NicEntry, ROOT},
     hotplug::device_name,
+    local,
     machine::Machine,
 };
 
 /// Everything that is counted.
-pub(super) async fn read(machine: &Machine, id: Uuid, dir: &Path, group: Option<Group>) -> Result<Usage, DriverError> {
+pub(super) async fn read(machine: &Machine, dir: &Path, group: Option<Group>) -> Result<Usage, DriverError> {
     let pid = machine.pid();
     let cpus = machine.ask("query-cpus-fast", Value::Null).await?;
     let threads = cpus.as_array().into_iter().flatten();
@@ -32,26 +32,26 @@ pub(super) async fn read(machine: &Machine, id: Uuid, dir: &Path, group: Option<
         cpu_time,
         memory_bytes: memory["base-memory"].as_u64().unwrap_or_default(),
         memory_used_bytes: group.map(|group| group.usage().memory_bytes),
-        disks: disks(machine, id, &known).await?,
+        disks: disks(machine, &known).await?,
         nics: nics(known.nics).await?,
     })
 }
 
-async fn disks(machine: &Machine, id: Uuid, known: &Devices) -> Result<Vec<DiskUsage>, DriverError> {
+async fn disks(machine: &Machine, known: &Devices) -> Result<Vec<DiskUsage>, DriverError> {
     let stats = machine.ask("query-blockstats", json!({})).await?;
-    let id_of = |device: &str| match device {
-        ROOT => Some(id),
-        device => known
-            .disks
-            .iter()
-            .find(|entry| entry.device == device)
-            .map(|entry| entry.id),
+    let name_of = |device: &str| match (device, local::name_of(device)) {
+        (ROOT, _) => Some(DiskName::Root),
+        (_, Some(local)) => Some(DiskName::Local(local.to_owned())),
+        (device, None) => {
+            let entry = known.disks.iter().find(|entry| entry.device == device)?;
+            Some(DiskName::Disk(entry.id))
+        }
     };
     let used = stats.as_array().into_iter().flatten().filter_map(|block| {
-        let id = id_of(&device_name(&block["qdev"])?)?;
+        let disk = name_of(&device_name(&block["qdev"])?)?;
         let count = |name: &str| block["stats"][name].as_u64().unwrap_or_default();
         Some(DiskUsage {
-            id,
+            disk,
             read: (count("rd_bytes"), count("rd_operations")),
             written: (count("wr_bytes"), count("wr_operations")),
             errors: count("failed_rd_operations") + count("failed_wr_operations") + count("failed_flush_operations"),
@@ -123,6 +123,8 @@ fn uptime(pid: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]

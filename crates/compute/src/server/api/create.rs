@@ -9,6 +9,7 @@ use std::{
 use axum::{extract::State, response::Response};
 use base64::Engine as _;
 use http::StatusCode;
+use madang_host::workload::DiskBus;
 use madang_http::{Failure, Form, Json, Microversion, RequestInfo, Schema, json, parse_bool};
 use madang_identity::Caller;
 use madang_image::{Image, ImageState, is_visible};
@@ -22,14 +23,14 @@ use uuid::Uuid;
 
 use super::{filter::last_segment, located, security_group};
 use crate::{
-    Aggregate, Flavor, Keypair,
+    Aggregate, Flavor, FlavorSpec, Keypair,
     aggregate::zone_of,
     api::{ComputeApi, base, enforce, failure},
     quota,
     server::{
-        Injected, InjectedFile, ServerKey,
+        Injected, InjectedFile, LocalDiskSpec, ServerKey,
         create::{CreateServers, NicRequest},
-        hardware,
+        hardware, local, machine,
         view::links_of,
         volumes::{self, mapping},
     },
@@ -341,7 +342,7 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
     let flavor = flavor(store, caller, project, &server.flavor)?;
     let mut mappings = mapping::of_image(store, &server.image);
     mappings.extend_from_slice(&server.block_device_mapping_v2);
-    let devices = mapping::read(
+    let disks = mapping::read(
         store,
         caller,
         project,
@@ -349,25 +350,15 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         &server.block_device_mapping,
         &mappings,
     )?;
-    let boots_from_volume = devices.iter().any(|device| device.device.boot_index == Some(0));
-    let image = match boots_from_volume {
-        true => None,
-        false => Some(image(store, caller, project, &server, &flavor)?),
+    let (image, image_properties) = match disks.root() {
+        Some(root) => (None, machine::image_properties_in(store, root)),
+        None => {
+            let image = image(store, caller, project, &server, &flavor)?;
+            let properties = image.spec.properties.clone();
+            (Some(image), properties)
+        }
     };
-    let size = &flavor.spec;
-    if image.as_ref().is_some_and(|image| image.spec.is_container()) {
-        hardware::of_container(&size.extra_specs).map_err(|unfit| Failure::invalid(unfit.to_string()))?;
-    }
-    if let Some(image) = image.as_ref().filter(|image| !image.spec.is_container()) {
-        let is_iso = image.spec.disk_format == Some(madang_image::DiskFormat::Iso);
-        let (properties, specs) = (&image.spec.properties, &size.extra_specs);
-        hardware::of(properties, is_iso, specs, size.vcpus, size.ram_mb)
-            .map_err(|unfit| Failure::invalid(unfit.to_string()))?;
-    }
-    if !devices.is_empty() && image.as_ref().is_some_and(|image| image.spec.is_container()) {
-        let message = format!("A container has no block devices: {}", volumes::NO_VOLUMES);
-        return Err(Failure::invalid(message).at("block_device_mapping_v2"));
-    }
+    let locals = local_disks(image.as_deref(), &image_properties, &flavor.spec, &disks)?;
     let (min_count, max_count) = counts(&server)?;
     let nics = nics(store, caller, project, server.networks)?;
     if max_count > 1 && nics.iter().any(|nic| matches!(nic, NicRequest::Port { .. })) {
@@ -398,7 +389,9 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
         max_count,
         is_container: image.as_ref().is_some_and(|image| image.spec.is_container()),
         image: image.map(|image| image.name().to_owned()),
-        devices,
+        devices: disks.volumes,
+        locals,
+        image_properties,
         flavor,
         key: server.key_name.map(|name| key(store, caller, &name)).transpose()?,
         user_data: server.user_data,
@@ -422,6 +415,31 @@ fn resolve(store: &Store, caller: &Caller, project: &str, body: Body) -> Result<
             password: None,
         },
     })
+}
+
+/// What its host makes for it, where machine (or container), flavor and disks fit together.
+fn local_disks(
+    image: Option<&Resource<Image>>,
+    properties: &hardware::Properties,
+    flavor: &FlavorSpec,
+    disks: &mapping::Disks,
+) -> Result<Vec<LocalDiskSpec>, Failure> {
+    let unfit = |unfit: hardware::Unfit| Failure::invalid(unfit.to_string());
+    let at_disks = |failure: Failure| failure.at("block_device_mapping_v2");
+    let mut bus = DiskBus::default();
+    if image.is_some_and(|image| image.spec.is_container()) {
+        hardware::of_container(flavor).map_err(|why| unfit(why).at("flavorRef"))?;
+        if !disks.is_empty() {
+            let message = format!("A container has no block devices: {}", volumes::NO_VOLUMES);
+            return Err(at_disks(Failure::invalid(message)));
+        }
+    } else {
+        let is_iso = image.is_some_and(|image| image.spec.disk_format == Some(madang_image::DiskFormat::Iso));
+        let machine = hardware::of(properties, is_iso, &flavor.extra_specs, flavor.vcpus, flavor.ram_mb);
+        bus = machine.map_err(unfit)?.disk_bus;
+    }
+    let divided = local::divided(flavor, disks.locals.clone(), image.is_some(), bus);
+    divided.map_err(|much| at_disks(Failure::invalid(much.to_string())))
 }
 
 /// Refuses more files, or longer ones, than the quota allows.

@@ -11,8 +11,8 @@ use crate::{
     Flavor, Phase, Power, Server,
     server::{
         Doing, Move, MoveKind, Stage,
-        create::{resources, traits, wishes},
-        moves,
+        create::{forbidden_traits, required_traits, resources, wishes},
+        hardware, local, moves, volumes,
     },
 };
 
@@ -36,13 +36,18 @@ pub async fn resize(
         let pinned = may_go(tx.store(), server, &moving.source, false);
         moves::begin(tx, server, moving, wanted.name(), |own| ClaimSpec {
             resources: resources(&wanted.spec),
-            required_traits: traits(&wanted.spec, "required"),
-            forbidden_traits: traits(&wanted.spec, "forbidden"),
+            required_traits: required_traits(
+                &wanted.spec,
+                own.wishes.as_deref().map(|wishes| &wishes.image_properties),
+            ),
+            forbidden_traits: forbidden_traits(&wanted.spec),
             wishes: Some(Box::new(wishes(own.wishes.as_deref(), &wanted.spec))),
             host: pinned.host,
             avoid: pinned.avoid,
             ..own.clone()
         })?;
+        let names = volumes::names(tx.store(), server.name());
+        server.spec.disks = local::resized(&server.spec.disks, &server.spec.flavor, &wanted.spec, &names);
         server.spec.flavor_id = wanted.name().to_owned();
         server.spec.flavor = wanted.spec.clone();
         server.spec.is_disk_automatic = is_disk_automatic.unwrap_or(server.spec.is_disk_automatic);
@@ -203,8 +208,7 @@ pub async fn revert(store: &Store, caller: &Caller, server: &Resource<Server>) -
         check(server, "revertResize", &[Phase::Resized])?;
         if let Some(moving) = &mut server.spec.asked.moving {
             moving.stage = Stage::Reverting;
-            server.spec.flavor_id = moving.old_flavor_id.clone();
-            server.spec.flavor = moving.old_flavor.clone();
+            moving.clone().give_size_back(&mut server.spec);
         }
         begin(tx, server, "revertResize");
         Ok(())
@@ -240,6 +244,7 @@ fn begun(server: &Resource<Server>, kind: MoveKind) -> Move {
         kind,
         old_flavor_id: server.spec.flavor_id.clone(),
         old_flavor: server.spec.flavor.clone(),
+        old_disks: server.spec.disks.clone(),
         source: server.status.host.clone().unwrap_or_default(),
         target: None,
         power: if server.status.phase == Phase::Stopped {
@@ -264,6 +269,17 @@ fn check_flavor(tx: &Tx<'_>, server: &Resource<Server>, flavor: &Resource<Flavor
     if new.is_disabled {
         let message = format!("Flavor {} could not be found.", flavor.name());
         return Err(Failure::invalid(message).at("flavorRef"));
+    }
+    if server.spec.driver == "oci" {
+        hardware::of_container(new).map_err(|unfit| Failure::invalid(unfit.to_string()).at("flavorRef"))?;
+    }
+    let ephemeral_gb = local::ephemeral_gb(&server.spec.disks, old);
+    if u64::from(new.ephemeral_gb) < ephemeral_gb {
+        let message = format!(
+            "ephemeral disks of {ephemeral_gb} GB cannot become ones of {} GB",
+            new.ephemeral_gb
+        );
+        return Err(resize(&message));
     }
     if server.spec.image.is_none() {
         return Ok(());

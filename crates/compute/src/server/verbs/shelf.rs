@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Phase, Power, Server,
-    server::{Doing, Shelf, create::claim_spec, moves},
+    server::{Doing, Shelf, create::claim_spec, machine, moves},
 };
 
 /// Asks for it, a machine or a container, to be put away: off, its root in an image. `offload` takes it off its host, too.
@@ -96,7 +96,8 @@ pub async fn unshelve(store: &Store, caller: &Caller, server: &Resource<Server>,
             server.status.phase = Phase::Scheduling;
             let mut metadata = Metadata::new(server.project(), server.name());
             metadata.owners = vec![server.as_owner()];
-            let mut spec = claim_spec(server, crate::group::claim_group(store, server.spec.group));
+            let group = crate::group::claim_group(store, server.spec.group);
+            let mut spec = claim_spec(server, group, machine::image_properties(tx.store(), server));
             spec.host.clone_from(&place.host);
             moves::place_anew(tx, server, Resource::<Claim>::new(metadata, spec))?;
         }

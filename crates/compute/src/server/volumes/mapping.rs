@@ -1,7 +1,7 @@
 //! `block_device_mapping` and `block_device_mapping_v2` of a request for servers: which disks they begin with.
 
 use madang_block::{Device, Snapshot, Source, Volume, VolumeState, VolumeType};
-use madang_host::workload::DiskKind;
+use madang_host::workload::{DiskBus, DiskKind, FileSystem};
 use madang_http::Failure;
 use madang_identity::Caller;
 use madang_image::{Image, is_visible};
@@ -9,6 +9,42 @@ use madang_store::Store;
 use serde_json::Value;
 
 use super::{DeviceRequest, DeviceSource, bus};
+use crate::server::local::{LocalKind, LocalRequest};
+
+/// The disks that a request asks for beside what its image and its flavor bring along.
+#[derive(Clone, Debug, Default)]
+pub struct Disks {
+    /// Volumes, the root first.
+    pub volumes: Vec<DeviceRequest>,
+    /// Those that the host is to make.
+    pub locals: Vec<LocalRequest>,
+}
+
+/// One of them.
+enum One {
+    Volume(DeviceRequest),
+    Local(LocalRequest),
+}
+
+impl Disks {
+    fn add(&mut self, one: Option<One>) {
+        match one {
+            Some(One::Volume(volume)) => self.volumes.push(volume),
+            Some(One::Local(local)) => self.locals.push(local),
+            None => {}
+        }
+    }
+
+    /// The volume that the server starts from, if it does.
+    pub fn root(&self) -> Option<&DeviceRequest> {
+        self.volumes.iter().find(|volume| volume.device.boot_index == Some(0))
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.locals.is_empty()
+    }
+}
 
 fn invalid(why: impl std::fmt::Display) -> Failure {
     Failure::invalid(format!("Block Device Mapping is Invalid: {why}")).at("block_device_mapping_v2")
@@ -51,21 +87,22 @@ pub fn read(
     image: &str,
     old: &[Value],
     new: &[Value],
-) -> Result<Vec<DeviceRequest>, Failure> {
+) -> Result<Disks, Failure> {
     let reader = Reader { store, caller, project };
     if !old.is_empty() && !new.is_empty() {
         return Err(Failure::invalid(
             "Using different block_device_mapping syntaxes is not allowed in the same request.",
         ));
     }
-    let mut devices = Vec::new();
+    let mut disks = Disks::default();
     for (place, said) in old.iter().enumerate() {
         let is_root = image.is_empty() && place == 0;
-        devices.extend(reader.old(said, is_root)?);
+        disks.add(reader.old(said, is_root)?);
     }
     for said in new {
-        devices.extend(reader.read(said, image)?);
+        disks.add(reader.read(said, image)?);
     }
+    let devices = &mut disks.volumes;
     let mut roots = devices.iter().filter(|device| device.device.boot_index == Some(0));
     if roots.nth(1).is_some() {
         return Err(invalid(
@@ -74,7 +111,34 @@ pub fn read(
     }
     // The root comes first, as the guest sees it.
     devices.sort_by_key(|device| device.device.boot_index != Some(0));
-    Ok(devices)
+    Ok(disks)
+}
+
+/// A disk that the host is to make.
+fn local_disk(said: &Value, size: u32) -> Result<LocalRequest, Failure> {
+    let format = said["guest_format"].as_str().filter(|format| !format.is_empty());
+    let (kind, file_system) = match format {
+        None => (LocalKind::Ephemeral, None),
+        Some("swap") => (LocalKind::Swap, None),
+        Some("ext2") => (LocalKind::Ephemeral, Some(FileSystem::Ext2)),
+        Some("ext3") => (LocalKind::Ephemeral, Some(FileSystem::Ext3)),
+        Some("ext4") => (LocalKind::Ephemeral, Some(FileSystem::Ext4)),
+        Some("xfs") => (LocalKind::Ephemeral, Some(FileSystem::Xfs)),
+        Some(other) => return Err(invalid(format!("{other} format is not supported"))),
+    };
+    Ok(LocalRequest {
+        kind,
+        size: (size > 0).then_some(size),
+        file_system,
+        bus: disk_bus(said)?,
+        tag: said["tag"].as_str().map(str::to_owned),
+    })
+}
+
+fn disk_bus(said: &Value) -> Result<Option<DiskBus>, Failure> {
+    let name = said["disk_bus"].as_str().filter(|name| !name.is_empty());
+    let found = name.map(|name| bus(name).ok_or_else(|| invalid(format!("{name} is no disk bus"))));
+    found.transpose()
 }
 
 struct Reader<'a> {
@@ -84,12 +148,26 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The form of before: a volume or a snapshot, and where it goes.
-    fn old(&self, said: &Value, is_root: bool) -> Result<Option<DeviceRequest>, Failure> {
+    /// The form of before: a volume or a snapshot, or EC2's name of a disk of the host's, and where it goes.
+    fn old(&self, said: &Value, is_root: bool) -> Result<Option<One>, Failure> {
         if truth(&said["no_device"]) {
             return Ok(None);
         }
         let size_gib = self.size(&said["volume_size"])?;
+        let kind = match said["virtual_name"].as_str() {
+            Some("swap") => Some(LocalKind::Swap),
+            Some(name) if name.starts_with("ephemeral") => Some(LocalKind::Ephemeral),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            return Ok(Some(One::Local(LocalRequest {
+                kind,
+                size: (size_gib > 0).then_some(size_gib),
+                file_system: None,
+                bus: None,
+                tag: None,
+            })));
+        }
         let source = match (said["volume_id"].as_str(), said["snapshot_id"].as_str()) {
             (Some(id), _) if !id.is_empty() => self.volume(id, is_root)?,
             (_, Some(id)) if !id.is_empty() => self.snapshot(id, size_gib, None)?,
@@ -101,10 +179,10 @@ impl Reader<'_> {
             delete_on_termination: truth(&said["delete_on_termination"]),
             ..Device::default()
         };
-        Ok(Some(DeviceRequest { source, device, name }))
+        Ok(Some(One::Volume(DeviceRequest { source, device, name })))
     }
 
-    fn read(&self, said: &Value, image: &str) -> Result<Option<DeviceRequest>, Failure> {
+    fn read(&self, said: &Value, image: &str) -> Result<Option<One>, Failure> {
         if truth(&said["no_device"]) {
             return Ok(None);
         }
@@ -131,19 +209,19 @@ impl Reader<'_> {
                     "Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size",
                 ));
             }
-            ("blank", "local", _) => {
+            ("blank", "local", Some(_)) => return Err(invalid("Invalid device UUID.")),
+            ("blank", "local", None) if boot_index == Some(0) => {
                 return Err(invalid(
-                    "swap and ephemeral disks of a host are not available: use a blank volume",
+                    "Boot sequence for the instance and image/block device mapping combination is not valid.",
                 ));
             }
+            ("blank", "local", None) => return Ok(Some(One::Local(local_disk(said, size_gib)?))),
             (_, _, None) => return Err(invalid(format!("a {kind} needs its uuid"))),
             _ => return Err(invalid(format!("a disk from {kind} to {destination} cannot be"))),
         };
         let device = Device {
             tag: word("tag").map(str::to_owned),
-            bus: word("disk_bus")
-                .map(|name| bus(name).ok_or_else(|| invalid(format!("{name} is no disk bus"))))
-                .transpose()?,
+            bus: disk_bus(said)?,
             kind: match word("device_type") {
                 Some("cdrom") => DiskKind::Cdrom,
                 _ => DiskKind::Disk,
@@ -153,7 +231,7 @@ impl Reader<'_> {
             ..Device::default()
         };
         let name = word("device_name").map(str::to_owned);
-        Ok(Some(DeviceRequest { source, device, name }))
+        Ok(Some(One::Volume(DeviceRequest { source, device, name })))
     }
 
     fn size(&self, said: &Value) -> Result<u32, Failure> {

@@ -5,7 +5,7 @@ use tokio::io::AsyncReadExt;
 use super::{
     Arc, Driver, DriverError, Duration, Fixture, State, Uuid, Workload, eventually, greeted, removed, timeout,
 };
-use crate::workload::{ConsoleKind, Usage};
+use crate::workload::{ConsoleKind, DiskName, Usage};
 
 pub(super) async fn run(fixture: &mut dyn Fixture) {
     suspends(fixture).await;
@@ -90,7 +90,7 @@ async fn disks_come_and_go(fixture: &mut dyn Fixture) {
     let Some(disk) = fixture.disk().await else { return };
     let (driver, mut workload) = started(fixture).await;
     let id = workload.id;
-    let has = |usage: &Usage| usage.disks.iter().any(|used| used.id == disk.id);
+    let has = |usage: &Usage| usage.disks.iter().any(|used| used.disk == DiskName::Disk(disk.id));
     driver.attach_disk(id, &disk).await.unwrap();
     driver.attach_disk(id, &disk).await.unwrap();
     assert!(has(&driver.usage(id).await.unwrap()), "attached");

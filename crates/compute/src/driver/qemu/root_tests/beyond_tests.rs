@@ -59,8 +59,8 @@ async fn a_disk_is_swapped_and_grows() {
         "it was copied"
     );
     let usage = fixture.driver.usage(id).await.unwrap();
-    let disks: Vec<Uuid> = usage.disks.iter().map(|disk| disk.id).collect();
-    assert_eq!(disks, [id, new.id]);
+    let disks: Vec<&DiskName> = usage.disks.iter().map(|disk| &disk.disk).collect();
+    assert_eq!(disks, [&DiskName::Root, &DiskName::Disk(new.id)]);
 
     fixture.driver.grow_disk(id, &new, 6 * MIB).await.unwrap();
     assert_eq!(fs::metadata(path).unwrap().len(), 6 * MIB);
@@ -155,7 +155,7 @@ async fn memory_is_not_used_with_other_disks() {
     fixture.driver.start(&workload).await.unwrap();
     let usage = fixture.driver.usage(id).await.unwrap();
     assert!(
-        usage.disks.iter().any(|one| one.id == more.id),
+        usage.disks.iter().any(|one| one.disk == DiskName::Disk(more.id)),
         "what came meanwhile is attached"
     );
     fixture.finish().await;
@@ -312,7 +312,7 @@ async fn an_installer_boots_from_its_disc_beside_an_empty_disk() {
     fixture.driver.start(&workload).await.unwrap();
     assert_eq!(disk::size(&workload.dir.join(record::DISK)).unwrap(), 8 * MIB);
     let usage = fixture.driver.usage(workload.id).await.unwrap();
-    assert!(usage.disks.iter().any(|disk| disk.id == workload.id));
+    assert!(usage.disks.iter().any(|disk| disk.disk == DiskName::Root));
     fixture.driver.stop(workload.id, None).await.unwrap();
     let copy = fixture.image(workload.id).with_file_name("installed.qcow2");
     fixture.driver.snapshot(&workload, &copy).await.unwrap();
@@ -340,6 +340,39 @@ async fn uefi_firmware_starts_or_says_what_is_missing() {
             panic!("the firmware never looked for something to boot");
         }
         Err(error) => assert!(error.to_string().contains("apt-get install ovmf"), "{error}"),
+    }
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn it_has_the_disks_made_for_it_on_every_bus() {
+    use madang_host::workload::{FileSystem, LocalContent, LocalDisk};
+    let fixture = Fixture::new().await;
+    let buses = [DiskBus::Virtio, DiskBus::Scsi, DiskBus::Sata, DiskBus::Usb];
+    for bus in buses {
+        let mut workload = fixture.workload().await;
+        workload.hardware.disk_limits.write_iops_sec = Some(100);
+        let disk = |name: &str, content| LocalDisk {
+            name: name.into(),
+            size_bytes: 8 * MIB,
+            content,
+            bus,
+        };
+        workload.locals = vec![
+            disk("ephemeral0", LocalContent::FileSystem(FileSystem::Ext4)),
+            disk("swap", LocalContent::Swap),
+        ];
+        fixture.driver.start(&workload).await.unwrap();
+        fixture.prints(workload.id, "the guest is up").await;
+        let usage = fixture.driver.usage(workload.id).await.unwrap();
+        let disks: Vec<&DiskName> = usage.disks.iter().map(|disk| &disk.disk).collect();
+        let own = ["ephemeral0", "swap"].map(|name| DiskName::Local(name.into()));
+        assert_eq!(disks, [&DiskName::Root, &own[0], &own[1]], "{bus:?}");
+        // Memory finds the same board.
+        fixture.driver.suspend(workload.id).await.unwrap();
+        fixture.driver.start(&workload).await.unwrap();
+        fixture.driver.remove(workload.id).await.unwrap();
+        assert_eq!(fs::read_dir(&workload.dir).unwrap().count(), 0, "{bus:?}");
     }
     fixture.finish().await;
 }

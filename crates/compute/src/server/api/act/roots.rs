@@ -39,6 +39,10 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
         let message = "trusted_image_certificates are not available: image signatures are not verified";
         return Err(Failure::invalid(message).at("trusted_image_certificates"));
     }
+    if act.truth("preserve_ephemeral") {
+        let message = "The current driver does not support preserving ephemeral partitions.";
+        return Err(Failure::invalid(message).at("preserve_ephemeral"));
+    }
     let image = usable(&api.store, caller, act.text("imageRef").unwrap_or_default())
         .ok_or_else(|| Failure::invalid("Cannot find image for rebuild").at("imageRef"))?;
     fits(&server, &image)?;
