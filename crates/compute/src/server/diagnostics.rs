@@ -10,13 +10,13 @@ use axum::{
 };
 use http::StatusCode;
 use madang_block::Attachment;
-use madang_host::workload::{DiskName, DriverError, NicUsage, Usage};
+use madang_host::workload::{DiskName, DriverError, Hardware, NicUsage, Usage};
 use madang_http::{Failure, Microversion, json};
 use madang_identity::Caller;
 use madang_store::{Resource, Store};
 use serde_json::{Map, Value, json};
 
-use super::{LocalDiskSpec, api::find_for, local, state, volumes};
+use super::{LocalDiskSpec, api::find_for, hardware, local, machine, state, volumes};
 use crate::{
     Server,
     api::{ComputeApi, input},
@@ -178,6 +178,78 @@ async fn topology(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     input::since(version, 78)?;
-    find_for(&api, &caller, &id, "compute:server:topology:index")?;
-    Ok(json(StatusCode::OK, &json!({ "nodes": [], "pagesize_kb": null })))
+    let server = find_for(&api, &caller, &id, "compute:server:topology:index")?;
+    let shows_host = caller.enforce("compute:server:topology:host:index", &[]).is_ok();
+    let mut hardware = match server.spec.driver.as_str() {
+        "qemu" => machine::hardware(&api.store, &server).map_err(|unfit| Failure::conflict(unfit.to_string()))?,
+        _ => Hardware::default(),
+    };
+    let (seats, flavor) = (machine::seats(&api.store, &server), &server.spec.flavor);
+    hardware::sit(&mut hardware, &seats, &[], flavor.vcpus, flavor.ram_mb);
+    Ok(json(StatusCode::OK, &nodes(&hardware, shows_host)))
+}
+
+/// The NUMA nodes of a machine; those of its host, where they are to be seen.
+fn nodes(hardware: &Hardware, shows_host: bool) -> Value {
+    let pinned = &hardware.cpu.pinned;
+    let threads = hardware.cpu.topology.map_or(1, |(_, _, threads)| threads) as usize;
+    let nodes = hardware.numa.iter().map(|node| {
+        let siblings: Vec<&[u32]> = match threads {
+            0 | 1 => Vec::new(),
+            threads => node.cpus.chunks_exact(threads).collect(),
+        };
+        let mut shown = json!({ "memory_mb": node.memory_mib, "vcpu_set": node.cpus, "siblings": siblings });
+        if shows_host {
+            let pinning = node.cpus.iter().filter_map(|cpu| {
+                let own = pinned.get(*cpu as usize)?;
+                Some((cpu.to_string(), json!(own)))
+            });
+            shown["host_node"] = json!(node.host_node.unwrap_or_default());
+            shown["cpu_pinning"] = Value::Object(pinning.collect());
+        }
+        shown
+    });
+    let page = hardware.numa.iter().find_map(|node| node.page_kib);
+    json!({ "nodes": nodes.collect::<Vec<_>>(), "pagesize_kb": page })
+}
+
+#[cfg(test)]
+mod tests {
+    use madang_host::workload::NumaNode;
+    use madang_scheduler::Seat;
+
+    use super::*;
+
+    #[test]
+    fn nodes_are_shown_with_their_place() {
+        let nowhere = nodes(&Hardware::default(), true);
+        assert_eq!(nowhere, json!({ "nodes": [], "pagesize_kb": null }));
+        let mut hardware = Hardware {
+            numa: vec![NumaNode {
+                cpus: vec![0, 1],
+                memory_mib: 512,
+                ..NumaNode::default()
+            }],
+            ..Hardware::default()
+        };
+        hardware.cpu.topology = Some((1, 1, 2));
+        let seat = Seat {
+            cell: 1,
+            cpus: vec![6, 7],
+            pages: Some((2048, 256)),
+        };
+        hardware::sit(&mut hardware, &[seat], &[], 2, 512);
+        let shown = nodes(&hardware, true);
+        let node = json!({
+            "memory_mb": 512, "vcpu_set": [0, 1], "siblings": [[0, 1]], "host_node": 1,
+            "cpu_pinning": { "0": 6, "1": 7 },
+        });
+        assert_eq!(shown, json!({ "nodes": [node], "pagesize_kb": 2048 }));
+        let shown = nodes(&hardware, false);
+        assert_eq!(
+            shown["nodes"],
+            json!([{ "memory_mb": 512, "vcpu_set": [0, 1], "siblings": [[0, 1]] }]),
+            "where it is, is for who may know of hosts"
+        );
+    }
 }
