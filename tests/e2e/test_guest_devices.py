@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shlex
 import time
 from glob import glob
 
@@ -169,6 +170,35 @@ def test_a_swap_is_for_cinder_to_ask(demo, admin, guest):
     assert guest.root(f"mount /dev/{disk} /data && cat /data/file && umount /data") == "two"
 
 
+@pytest.mark.walk
+def test_a_running_guest_goes_on_with_another_volume(demo, admin, guest):
+    disk = guest.disk_of(Kept.volume)
+    guest.root(f"mount /dev/{disk} /data && echo three > /data/file && sync")
+    # In use meanwhile: what is written goes to the new one, too.
+    guest.root("(while :; do date >> /data/writing; sleep 0.1; done) >/dev/null 2>&1 & echo $! > /tmp/writer")
+    other = demo.made_volume(size=3, name="next")
+    admin.volume("POST", f"/volumes/{Kept.volume}/action", {"os-reset_status": {"migration_status": "migrating"}})
+    path = f"/servers/{guest.id}/os-volume_attachments"
+    admin.compute("PUT", f"{path}/{Kept.volume}", {"volumeAttachment": {"volumeId": other}})
+    demo.wait_volume(other, "in-use")
+    demo.wait_volume(Kept.volume, "available")
+    attached = demo.compute("GET", path).json()["volumeAttachments"]
+    assert [one["volumeId"] for one in attached] == [other], attached
+    assert guest.ssh(f"cat /sys/block/{disk}/size") == str(3 * GIB_SECTORS), "the same disk inside"
+    written = int(guest.ssh("wc -l < /data/writing"))
+    wait_for("writing to go on", lambda: int(guest.ssh("wc -l < /data/writing")) > written, seconds=10)
+    guest.root("kill $(cat /tmp/writer); sleep 0.2; sync; echo 3 > /proc/sys/vm/drop_caches")
+    assert guest.ssh("cat /data/file") == "three"
+    lines = guest.ssh("wc -l < /data/writing")
+    guest.root("umount /data")
+    detach(guest, other)
+    disk = attach(guest, other)
+    read = f"mount /dev/{disk} /data && cat /data/file && wc -l < /data/writing && umount /data"
+    assert guest.root(read).split() == ["three", lines], "all of it is on the new one"
+    detach(guest, other)
+    Kept.volume = other
+
+
 def test_a_server_starts_from_a_volume(demo, key):
     tiny = demo.find_image("tiny")
     mapping = [
@@ -273,13 +303,26 @@ def test_a_config_drive_tells_the_same_and_holds_files(demo, key):
     # Nova has let users put in files until 2.56.
     files = [{"path": "/etc/put-in", "contents": base64.b64encode(b"as it was").decode()}]
     server = Guest.boot(
-        demo, key, "drive", version="2.56", config_drive=True, metadata={"from": "drive"}, personality=files
+        demo, key, "drive", version="2.56", config_drive=True, metadata={"from": "drive"}, personality=files,
+        adminPass="only for you",
     ).reach()
     wait_for("the file that was put in", lambda: server.ssh("cat /etc/put-in") == "as it was", seconds=20)
     assert "the config drive" in server.console()
     device = server.root("findfs LABEL=config-2 || findfs LABEL=CONFIG-2")
     told = server.root(f"mkdir -p /tmp/d && mount -o ro -t vfat {device} /tmp/d && cat /tmp/d/openstack/latest/meta_data.json")
-    assert json_of(told)["meta"] == {"from": "drive"} and json_of(told)["uuid"] == server.id
+    told = json_of(told)
+    assert told["meta"] == {"from": "drive"} and told["uuid"] == server.id
+    assert told["files"] == [{"path": "/etc/put-in", "content_path": "/content/0000"}]
+    assert server.root("cat /tmp/d/openstack/content/0000") == "as it was"
+    # The password is told on the drive alone, and is the one of the guest's user now.
+    assert told["admin_pass"] == server.password == "only for you"
+    assert "admin_pass" not in json_of(server.metadata())
+
+    def is_let_in(password):
+        return "let in" in server.ssh(f"echo {shlex.quote(password)} | su tiny -c 'echo let in' 2>&1; true")
+
+    wait_for("the password", lambda: is_let_in(server.password), seconds=20)
+    assert not is_let_in("another one")
     server.delete()
 
 
