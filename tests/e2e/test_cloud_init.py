@@ -52,7 +52,7 @@ def guests(cloud, demo, key, debian):
     """By the name of what tells them: a server each, started together."""
     admin = Account(cloud, "admin-openrc")
     secure = admin.flavor("secure", 640, disk=4, os__secure_boot="required", hw__tpm_version="2.0")
-    plain = admin.flavor("plain", 640, disk=3)
+    plain = admin.flavor("plain", 640, disk=3, ephemeral=1, swap=64)
     image = demo.image("debian", debian, disk_format="qcow2", hw_firmware_type="uefi", hw_qemu_guest_agent="yes")
     data = cloud_config(key)
     started = {
@@ -102,6 +102,13 @@ def test_it_is_who_it_was_asked_to_be(told):
     assert guest.ssh("sudo id -un", user="extra") == "root"
     size = int(inside(guest, "df --output=size -B1 / | tail -n 1"))
     assert size > {"drive": 3.5, "service": 2.5}[source] * GIB, f"the root has {size} bytes"
+
+
+def test_it_takes_the_disks_made_for_it(guests):
+    guest = guests["service"]
+    assert inside(guest, "findmnt -n -o SOURCE,FSTYPE /mnt").split() == ["/dev/vdb", "ext4"]
+    assert inside(guest, "cat /proc/swaps").splitlines()[1].split()[:3] == ["/dev/vdc", "partition", str(64 * 1024 - 4)]
+    assert inside(guests["drive"], "cat /proc/swaps").splitlines()[1:] == []
 
 
 def test_only_what_is_signed_was_started(guests):
