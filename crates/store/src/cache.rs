@@ -1,8 +1,9 @@
 //! Every resource of a kind, in memory, with its indexes.
 //!
-//! Written only by the store's applier, batch by batch in revision order; read by everybody without waiting. An event
-//! that is not newer than what is here changes nothing, so that a list and the changes since its beginning can be laid
-//! over each other in any way.
+//! Written only by the store's applier, batch by batch in revision order; read by everybody. An event that is not newer
+//! than what is here changes nothing, so that a list and the changes since its beginning can be laid over each other in
+//! any way. What a batch changes is made ready first and published then: no cache lets anybody see its part before all
+//! caches have theirs, so that whoever has seen something of a transaction sees all of it from then on.
 
 mod index;
 
@@ -172,31 +173,49 @@ impl<K: Kind> Cache<K> {
         self.fields.iter().map(|(_, values)| values(resource)).collect()
     }
 
-    fn put(&self, resource: Resource<K>) -> Option<Change<K>> {
-        let key = resource.key();
+    /// What a resource changes here; none when it is no newer than what is here.
+    fn plan_put(&self, key: Key, resource: Resource<K>) -> Option<Step<K>> {
         let old = self.get(&key);
         if old.as_ref().is_some_and(|old| old.revision >= resource.revision) {
             return None;
         }
-        let new = Arc::new(resource);
-        let new_values = self.values(&new);
+        let new_values = self.values(&resource);
         let old_values = old.as_ref().map(|old| self.values(old));
-        // Only the applier writes, one at a time: what was read before the lock is still so.
-        self.state
-            .write()
-            .replace(&key, &new, &new_values, old_values.as_deref());
-        Some(Change { old, new: Some(new) })
-    }
-
-    fn remove(&self, key: &Key, revision: Revision) -> Option<Change<K>> {
-        let old = self.get(key).filter(|old| old.revision <= revision)?;
-        let values = self.values(&old);
-        self.state.write().remove(key, &values);
-        Some(Change {
-            old: Some(old),
-            new: None,
+        Some(Step {
+            key,
+            change: Change {
+                old,
+                new: Some(Arc::new(resource)),
+            },
+            old_values,
+            new_values,
         })
     }
+
+    /// What the removal at a key changes here; none when it is older than what is here, or nothing is.
+    fn plan_removal(&self, key: Key, revision: Revision) -> Option<Step<K>> {
+        let old = self.get(&key).filter(|old| old.revision <= revision)?;
+        let old_values = Some(self.values(&old));
+        Some(Step {
+            key,
+            change: Change {
+                old: Some(old),
+                new: None,
+            },
+            old_values,
+            new_values: Vec::new(),
+        })
+    }
+}
+
+/// A change with everything that is needed to publish it: only the applier writes, so that what was read before the lock
+/// is still so.
+struct Step<K: Kind> {
+    key: Key,
+    change: Change<K>,
+    /// By index, what it was found by before.
+    old_values: Option<Vec<Vec<String>>>,
+    new_values: Vec<Vec<String>>,
 }
 
 impl<K: Kind> State<K> {
@@ -328,19 +347,21 @@ fn renewed<K: Kind>(
 
 /// What the applier and the cascade need of a cache, whatever its kind.
 pub(crate) trait AnyCache: Send + Sync {
-    /// Takes one event in; none when it is old. The change is for [`AnyCache::tell`]. `fresh` is the resource that became
-    /// the value, where this process has it still.
-    fn apply(
+    /// Makes one event ready; none when it is old. `fresh` is the resource that became the value, where this process has
+    /// it still. Of what is made ready, a key may be there once.
+    fn prepare(
         &self,
         key: &Key,
         revision: Revision,
         value: Option<&[u8]>,
         fresh: Option<AnyResource>,
-    ) -> Result<Option<Applied>, StoreError>;
+    ) -> Result<Option<Ready>, StoreError>;
+    /// Takes what was made ready here in, does `then`, and lets readers see it only after that.
+    fn publish(&self, ready: &mut dyn Iterator<Item = &Ready>, then: &mut dyn FnMut());
     /// Takes records of this kind in. Several may be at it, each with other records; nobody is told.
     fn fill(&self, records: &[&Record]) -> Result<(), StoreError>;
-    /// Tells the listeners.
-    fn tell(&self, change: &(dyn Any + Send));
+    /// Tells the listeners what was published.
+    fn tell(&self, ready: &Ready);
     /// Whether a resource with this uid is here.
     fn has(&self, uid: Uuid) -> bool;
     /// The keys of everything here.
@@ -355,49 +376,78 @@ pub(crate) trait AnyCache: Send + Sync {
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
-/// One event that a cache has taken in.
-pub(crate) struct Applied {
-    /// A `Change<K>`.
-    pub(crate) change: Box<dyn Any + Send>,
-    /// The uid that is gone, if this removed one.
+/// One event that is ready to be published.
+pub(crate) struct Ready {
+    /// A `Step<K>`.
+    step: Box<dyn Any + Send + Sync>,
+    /// The uid that goes with it, if it removes one.
     pub(crate) removed: Option<Uuid>,
     /// Whom the resource names as owners, when it is new or names others than before.
     pub(crate) owners: Vec<OwnerReference>,
 }
 
+impl Ready {
+    fn step<K: Kind>(&self) -> &Step<K> {
+        self.step.downcast_ref().expect("a cache gets back its own steps")
+    }
+}
+
 impl<K: Kind> AnyCache for Cache<K> {
-    fn apply(
+    fn prepare(
         &self,
         key: &Key,
         revision: Revision,
         value: Option<&[u8]>,
         fresh: Option<AnyResource>,
-    ) -> Result<Option<Applied>, StoreError> {
+    ) -> Result<Option<Ready>, StoreError> {
         let fresh = fresh.and_then(|fresh| fresh.downcast::<Resource<K>>().ok());
-        let change = match value {
-            Some(bytes) => self.put(match fresh {
-                Some(fresh) => renewed(fresh, key, revision, bytes)?,
-                None => Resource::decode(key, revision, bytes)?,
-            }),
-            None => self.remove(key, revision),
+        let step = match value {
+            Some(bytes) => {
+                let resource = match fresh {
+                    Some(fresh) => renewed(fresh, key, revision, bytes)?,
+                    None => Resource::decode(key, revision, bytes)?,
+                };
+                self.plan_put(key.clone(), resource)
+            }
+            None => self.plan_removal(key.clone(), revision),
         };
-        let Some(change) = change else { return Ok(None) };
+        let Some(step) = step else { return Ok(None) };
+        let Change { old, new } = &step.change;
         // A key that was freed and taken again within one batch is the end of the old owner, too.
-        let old_uid = change.old.as_ref().map(|old| old.metadata.uid);
-        let new_uid = change.new.as_ref().map(|new| new.metadata.uid);
-        let removed = old_uid.filter(|uid| Some(*uid) != new_uid);
-        let old_owners = change.old.as_ref().map_or(&[][..], |old| &old.metadata.owners);
-        let new_owners = change.new.as_ref().map_or(&[][..], |new| &new.metadata.owners);
+        let new_uid = new.as_ref().map(|new| new.metadata.uid);
+        let removed = old
+            .as_ref()
+            .map(|old| old.metadata.uid)
+            .filter(|uid| Some(*uid) != new_uid);
+        let old_owners = old.as_ref().map_or(&[][..], |old| &old.metadata.owners);
+        let new_owners = new.as_ref().map_or(&[][..], |new| &new.metadata.owners);
         let owners = if old_owners == new_owners {
             Vec::new()
         } else {
             new_owners.to_vec()
         };
-        Ok(Some(Applied {
-            change: Box::new(change),
+        Ok(Some(Ready {
+            step: Box::new(step),
             removed,
             owners,
         }))
+    }
+
+    fn publish(&self, ready: &mut dyn Iterator<Item = &Ready>, then: &mut dyn FnMut()) {
+        let mut state = self.state.write();
+        for Step {
+            key,
+            change,
+            old_values,
+            new_values,
+        } in ready.map(Ready::step)
+        {
+            match &change.new {
+                Some(new) => state.replace(key, new, new_values, old_values.as_deref()),
+                None => state.remove(key, old_values.as_deref().unwrap_or_default()),
+            }
+        }
+        then();
     }
 
     fn fill(&self, records: &[&Record]) -> Result<(), StoreError> {
@@ -420,10 +470,8 @@ impl<K: Kind> AnyCache for Cache<K> {
         Ok(())
     }
 
-    fn tell(&self, change: &(dyn Any + Send)) {
-        let change = change
-            .downcast_ref::<Change<K>>()
-            .expect("a cache is told its own changes");
+    fn tell(&self, ready: &Ready) {
+        let change = &ready.step::<K>().change;
         // Called outside the lock, so that a listener may look at anything here.
         let listeners = self.listeners.read().clone();
         for listener in listeners {

@@ -35,5 +35,5 @@ pub use key::{Key, MAX_KEY_BYTES, Prefix};
 pub use resource::{IndexFn, Indexes, Kind, Metadata, OwnerReference, Resource};
 pub use rules::Op;
 pub use sqlite::{Sqlite, SqliteOptions};
-pub use store::{Counters, Store, StoreBuilder};
+pub use store::{Counters, Moment, Store, StoreBuilder};
 pub use tx::Tx;

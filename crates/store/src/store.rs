@@ -7,16 +7,16 @@ use std::{
 };
 
 use ahash::AHashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    Backend, Batch, Cache, Cause, Event, Expect, Key, Kind, Op, OwnerReference, Prefix, Record, Resource, Revision,
+    Backend, Cache, Cause, Event, Expect, Key, Kind, Op, OwnerReference, Prefix, Record, Resource, Revision,
     StoreError, Tx, Watch,
     applied::AppliedRevision,
-    cache::{AnyCache, Applied},
+    cache::{AnyCache, Ready},
     cascade::Cascade,
     fresh::Fresh,
     rules::Rules,
@@ -85,6 +85,7 @@ impl StoreBuilder {
             typed: self.typed,
             rules: self.rules,
             counters: RwLock::default(),
+            moment: RwLock::default(),
             applied: AppliedRevision::default(),
             cascade: Cascade::default(),
             fresh: Fresh::default(),
@@ -112,12 +113,18 @@ impl StoreBuilder {
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
+/// The caches stand still while this lives; see [`Store::moment`].
+#[must_use = "the caches go on when it is dropped"]
+pub struct Moment<'s>(#[expect(dead_code, reason = "held, not looked at")] RwLockReadGuard<'s, ()>);
+
 struct Inner {
     backend: Arc<dyn Backend>,
     caches: AHashMap<&'static str, Arc<dyn AnyCache>>,
     typed: AHashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     rules: Rules,
     counters: RwLock<AHashMap<Key, CounterFields>>,
+    /// Held by the applier while what one transaction wrote becomes visible, and by those who want none of that meanwhile.
+    moment: RwLock<()>,
     /// The revision that all caches show.
     applied: AppliedRevision,
     cascade: Cascade,
@@ -144,6 +151,12 @@ impl Store {
     /// The resource at a key, as this process sees it.
     pub fn get<K: Kind>(&self, key: &Key) -> Option<Arc<Resource<K>>> {
         self.cache::<K>().get(key)
+    }
+
+    /// Keeps the caches as they are for as long as the answer lives, for looking at several kinds at once: all of what a
+    /// transaction wrote is there, or nothing. Short, since writers wait meanwhile; never a second one within it.
+    pub fn moment(&self) -> Moment<'_> {
+        Moment(self.0.moment.read())
     }
 
     /// The counters of `(project, group)`; a missing field is 0.
@@ -339,10 +352,17 @@ impl Store {
         for (kind, records) in by_kind {
             match self.0.caches.get(kind) {
                 Some(cache) => cache.fill(&records)?,
-                None if kind == COUNTERS => records
-                    .iter()
-                    .try_for_each(|record| self.count(&record.key, Some(&record.value)))?,
+                None if kind == COUNTERS => self.fill_counters(&records)?,
                 None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_counters(&self, records: &[&Record]) -> Result<(), StoreError> {
+        for record in records {
+            if let Some(fields) = counter_fields(&record.key, Some(&record.value))? {
+                self.0.counters.write().insert(record.key.clone(), fields);
             }
         }
         Ok(())
@@ -356,7 +376,7 @@ impl Store {
             match changes.next_many(APPLY_AT_ONCE).await {
                 Ok(batches) => {
                     for batch in &batches {
-                        self.apply_batch(batch);
+                        self.take_in(&batch.events, batch.revision);
                     }
                     if let Some(newest) = batches.last() {
                         self.0.applied.advance(newest.revision);
@@ -404,9 +424,7 @@ impl Store {
                     key: record.key,
                     value: Some(record.value),
                 };
-                self.take(&event, record.modified, &mut Vec::new())
-                    .iter()
-                    .for_each(tell);
+                self.take_in(&[event], record.modified);
             }
             if !page.more {
                 break;
@@ -416,8 +434,7 @@ impl Store {
         for cache in self.caches() {
             for key in cache.keys() {
                 if !there.contains(&key) {
-                    let event = Event { key, value: None };
-                    self.take(&event, revision, &mut Vec::new()).iter().for_each(tell);
+                    self.take_in(&[Event { key, value: None }], revision);
                 }
             }
         }
@@ -428,79 +445,80 @@ impl Store {
         Ok(changes)
     }
 
-    fn apply_batch(&self, batch: &Batch) {
-        let mut named = Vec::new();
-        let mut changes = Vec::with_capacity(batch.events.len());
-        for event in &batch.events {
-            changes.extend(self.take(event, batch.revision, &mut named));
+    /// Takes in events of a running store that happened together, each key once: shows all of them at once, then tells who
+    /// listens, who reads what was written together.
+    fn take_in(&self, events: &[Event], revision: Revision) {
+        let mut prepared = Prepared::default();
+        for event in events {
+            self.prepare(event, revision, &mut prepared);
         }
-        // Told when all of the batch is in: who listens reads what was written together.
-        for change in &changes {
-            tell(change);
+        self.publish(&mut prepared);
+        for owner in prepared.removed {
+            self.0.cascade.add(owner);
         }
-        // Looked at when all of the batch is in: an owner may come after what it owns.
-        for owner in named {
+        for (cache, ready) in &prepared.ready {
+            tell(cache, ready);
+        }
+        // Looked at when all of it is in: an owner may come after what it owns.
+        for owner in prepared.named {
             if !self.lives(&owner) {
                 self.0.cascade.add(owner);
             }
         }
     }
 
-    /// Applies an event of a running store and says what is to be told; adds the owners that are newly named. A record
-    /// that cannot be read stays as it was, and a panic of a kind's code ends there: each is a defect to look at, not a
-    /// reason to stop everything else.
-    fn take(&self, event: &Event, revision: Revision, named: &mut Vec<OwnerReference>) -> Option<Taken<'_>> {
-        let applied = std::panic::AssertUnwindSafe(|| self.apply(&event.key, revision, event.value.as_deref()));
-        match std::panic::catch_unwind(applied) {
-            Ok(Ok(taken)) => {
-                let (cache, mut applied) = taken?;
-                if let Some(uid) = applied.removed {
-                    self.0.cascade.add(OwnerReference {
-                        kind: event.key.kind.clone(),
+    /// Makes an event ready to be published. A record that cannot be read stays as it was, and a panic of a kind's code
+    /// ends there: each is a defect to look at, not a reason to stop everything else.
+    fn prepare<'s>(&'s self, event: &Event, revision: Revision, prepared: &mut Prepared<'s>) {
+        let (key, value) = (&event.key, event.value.as_deref());
+        if key.kind == COUNTERS {
+            match counter_fields(key, value) {
+                Ok(fields) => prepared.counted.push((key.clone(), fields)),
+                Err(failed) => error!(?key, %failed, "could not take in a change"),
+            }
+            return;
+        }
+        let Some(cache) = self.0.caches.get(key.kind.as_str()) else {
+            return;
+        };
+        let fresh = value.and_then(|bytes| self.0.fresh.take(bytes));
+        let ready = std::panic::AssertUnwindSafe(|| cache.prepare(key, revision, value, fresh));
+        match std::panic::catch_unwind(ready) {
+            Ok(Ok(Some(mut ready))) => {
+                if let Some(uid) = ready.removed {
+                    prepared.removed.push(OwnerReference {
+                        kind: key.kind.clone(),
                         uid,
                     });
                 }
-                named.append(&mut applied.owners);
-                Some((cache, applied))
+                prepared.named.append(&mut ready.owners);
+                prepared.ready.push((cache, ready));
             }
-            Ok(Err(failed)) => {
-                error!(key = ?event.key, %failed, "could not take in a change");
-                None
-            }
-            Err(_) => {
-                error!(key = ?event.key, "a panic while a change was taken in");
-                None
-            }
+            Ok(Ok(None)) => {}
+            Ok(Err(failed)) => error!(?key, %failed, "could not take in a change"),
+            Err(_) => error!(?key, "a panic while a change was taken in"),
         }
     }
 
-    fn apply(&self, key: &Key, revision: Revision, value: Option<&[u8]>) -> Result<Option<Taken<'_>>, StoreError> {
-        if let Some(cache) = self.0.caches.get(key.kind.as_str()) {
-            let fresh = value.and_then(|bytes| self.0.fresh.take(bytes));
-            let applied = cache.apply(key, revision, value, fresh)?;
-            return Ok(applied.map(|applied| (cache, applied)));
+    /// Shows what is ready: no reader sees a part of it without all of it, whatever caches it looks at one after the other.
+    fn publish(&self, prepared: &mut Prepared<'_>) {
+        let mut caches: Vec<&Arc<dyn AnyCache>> = Vec::new();
+        for (cache, _) in &prepared.ready {
+            if !caches.iter().any(|known| Arc::ptr_eq(known, cache)) {
+                caches.push(cache);
+            }
         }
-        if key.kind == COUNTERS {
-            self.count(key, value)?;
+        let counted = std::mem::take(&mut prepared.counted);
+        let _moment = self.0.moment.write();
+        let mut counters = (!counted.is_empty()).then(|| self.0.counters.write());
+        for (key, fields) in counted {
+            let counters = counters.as_mut();
+            match fields {
+                Some(fields) => _ = counters.map(|counters| counters.insert(key, fields)),
+                None => _ = counters.map(|counters| counters.remove(&key)),
+            }
         }
-        Ok(None)
-    }
-
-    fn count(&self, key: &Key, value: Option<&[u8]>) -> Result<(), StoreError> {
-        let fields: Option<CounterFields> =
-            value
-                .map(serde_json::from_slice)
-                .transpose()
-                .map_err(|e| StoreError::Decode {
-                    key: key.clone(),
-                    reason: format!("not a counter: {e}"),
-                })?;
-        let mut counters = self.0.counters.write();
-        match fields {
-            Some(fields) => _ = counters.insert(key.clone(), fields),
-            None => _ = counters.remove(key),
-        }
-        Ok(())
+        publish_each(&caches, &prepared.ready);
     }
 
     async fn cascade(self) {
@@ -511,8 +529,34 @@ impl Store {
     }
 }
 
-/// An event that a cache has taken in, and which.
-type Taken<'s> = (&'s Arc<dyn AnyCache>, Applied);
+/// Events that are ready to be published together.
+#[derive(Default)]
+struct Prepared<'s> {
+    ready: Vec<(&'s Arc<dyn AnyCache>, Ready)>,
+    /// Counter records as they are from now on; none for one that is gone.
+    counted: Vec<(Key, Option<CounterFields>)>,
+    /// What goes with it: its dependents are to go, too.
+    removed: Vec<OwnerReference>,
+    /// Owners that are newly named.
+    named: Vec<OwnerReference>,
+}
+
+/// Publishes to the caches, each within the one before: the first lets readers in when the last has its part.
+fn publish_each(caches: &[&Arc<dyn AnyCache>], ready: &[(&Arc<dyn AnyCache>, Ready)]) {
+    let Some((first, rest)) = caches.split_first() else {
+        return;
+    };
+    let own = ready.iter().filter(|(cache, _)| Arc::ptr_eq(cache, first));
+    first.publish(&mut own.map(|(_, ready)| ready), &mut || publish_each(rest, ready));
+}
+
+fn counter_fields(key: &Key, value: Option<&[u8]>) -> Result<Option<CounterFields>, StoreError> {
+    let fields = value.map(serde_json::from_slice).transpose();
+    fields.map_err(|e| StoreError::Decode {
+        key: key.clone(),
+        reason: format!("not a counter: {e}"),
+    })
+}
 
 /// The outcome of a page; its panic, which a kind's code made, is ours.
 async fn filled(page: JoinHandle<Result<(), StoreError>>) -> Result<(), StoreError> {
@@ -524,8 +568,8 @@ async fn filled(page: JoinHandle<Result<(), StoreError>>) -> Result<(), StoreErr
 }
 
 /// Tells who listens. A panic of a listener ends there.
-fn tell((cache, applied): &Taken<'_>) {
-    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.tell(&*applied.change)));
+fn tell(cache: &Arc<dyn AnyCache>, ready: &Ready) {
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.tell(ready)));
     if told.is_err() {
         error!("a panic while a change was told");
     }

@@ -4,6 +4,8 @@
 mod faulty;
 #[path = "typed/kinds.rs"]
 mod kinds;
+#[path = "typed/moments.rs"]
+mod moments;
 #[path = "typed/owners.rs"]
 mod owners;
 #[path = "typed/properties.rs"]
