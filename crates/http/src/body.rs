@@ -67,8 +67,12 @@ pub(crate) fn misfit(error: &serde_path_to_error::Error<serde_json::Error>) -> F
 
 /// An answer with a JSON body, written straight from typed structs.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    // Most answers fit without growing.
-    let mut bytes = Vec::with_capacity(1024);
+    json_of(status, body, 1024) // most fit without growing
+}
+
+/// As [`json`], of a body that is about so many bytes long.
+pub fn json_of(status: StatusCode, body: &impl Serialize, expected_bytes: usize) -> Response {
+    let mut bytes = Vec::with_capacity(expected_bytes);
     if let Err(error) = serde_json::to_writer(&mut bytes, body) {
         use axum::response::IntoResponse;
         return Failure::internal(format!("could not write the answer: {error}")).into_response();

@@ -35,7 +35,7 @@ mod tls;
 mod trail;
 mod version;
 
-pub use body::{Json, json};
+pub use body::{Json, json, json_of};
 pub use face::{DEFAULT_BODY_BYTES, DEFAULT_TIME, Face, Shape};
 pub use failure::{
     Failure, MALFORMED_BODY, NO_SUCH_METHOD, NO_SUCH_ROUTE, TOO_LARGE, UNSUPPORTED_CONTENT_TYPE, write_failure,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{Failure, Query, RequestInfo};
+use crate::{Failure, Query, RequestInfo, SortKeys, SortValue};
 
 /// What `limit=0` means to an original.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +91,7 @@ impl PageQuery {
     /// 400 when the marker is not in the list.
     pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> &str) -> Result<Page<T>, Failure> {
         let at = match &self.marker {
-            Some(marker) => Some(
-                items
-                    .iter()
-                    .position(|item| id(item) == marker)
-                    .ok_or_else(|| no_marker(marker))?,
-            ),
+            Some(marker) => Some(self.position(&items, marker, id)?),
             None => None,
         };
         let (from, to) = self.range(at, items.len());
@@ -108,6 +103,57 @@ impl PageQuery {
         items.truncate(to);
         items.drain(..from);
         Ok(Page { items, ..page })
+    }
+
+    /// Sorts a list and cuts the page out of it: as [`SortKeys::sort`] and [`PageQuery::cut`] in turn, but nothing outside
+    /// of the page is put in order.
+    ///
+    /// # Errors
+    /// 400 when the marker is not in the list.
+    pub fn cut_sorted<T>(
+        &self,
+        items: Vec<T>,
+        keys: &SortKeys,
+        value: impl for<'t> Fn(&'t T, &str) -> SortValue<'t>,
+        id: impl Fn(&T) -> &str,
+    ) -> Result<Page<T>, Failure> {
+        let marker = match &self.marker {
+            Some(marker) => Some(self.position(&items, marker, id)?),
+            None => None,
+        };
+        let order = keys.order(&items, value);
+        let onward = |a: &usize, b: &usize| {
+            let order = order.compare(*a, *b);
+            if self.reverse { order.reverse() } else { order }
+        };
+        let mut beyond: Vec<usize> = (0..items.len()).collect();
+        if let Some(marker) = marker {
+            beyond.retain(|at| onward(at, &marker).is_gt());
+        }
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let is_more = beyond.len() > limit;
+        if is_more {
+            beyond.select_nth_unstable_by(limit, onward);
+            beyond.truncate(limit);
+        }
+        beyond.sort_unstable_by(|a, b| order.compare(*a, *b));
+        drop(order);
+        let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
+        let (has_next, has_previous) = if self.reverse {
+            (marker.is_some(), is_more)
+        } else {
+            (is_more, marker.is_some())
+        };
+        Ok(Page {
+            items: beyond.into_iter().filter_map(|at| items[at].take()).collect(),
+            has_next,
+            has_previous,
+        })
+    }
+
+    fn position<T>(&self, items: &[T], marker: &str, id: impl Fn(&T) -> &str) -> Result<usize, Failure> {
+        let found = items.iter().position(|item| id(item) == marker);
+        found.ok_or_else(|| no_marker(marker))
     }
 
     fn range(&self, marker: Option<usize>, len: usize) -> (usize, usize) {
@@ -158,6 +204,15 @@ pub struct NextLink {
 }
 
 impl<T> Page<T> {
+    /// The same page of something else made of each item.
+    pub fn map<U>(self, make: impl FnMut(T) -> U) -> Page<U> {
+        Page {
+            items: self.items.into_iter().map(make).collect(),
+            has_next: self.has_next,
+            has_previous: self.has_previous,
+        }
+    }
+
     /// The link to the next page, as Nova and Cinder have it under `<collection>_links`: only where there is one.
     pub fn next_link(&self, info: &RequestInfo, query: &Query, id: impl Fn(&T) -> &str) -> Option<NextLink> {
         let last = self.items.last().filter(|_| self.has_next)?;
@@ -201,6 +256,8 @@ pub fn next_url(url: &str, query: &Query, marker: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn cut(query: &str, rules: LimitRules) -> Page<String> {
@@ -247,6 +304,34 @@ mod tests {
         assert_eq!(cut("limit=0", glance).items.len(), 0);
     }
 
+    fn value<'t>(item: &'t (String, u8, u8), key: &str) -> SortValue<'t> {
+        SortValue::Number(i64::from(if key == "a" { item.1 } else { item.2 }))
+    }
+
+    proptest! {
+        #[test]
+        fn sorting_and_cutting_in_one_is_the_same(
+            names in prop::collection::vec((0u8..4, 0u8..3), 0..30),
+            limit in prop::option::of(0usize..12),
+            marker in prop::option::of(any::<prop::sample::Index>()),
+            reverse: bool,
+            keys in prop::sample::select(vec!["", "sort=a:asc", "sort=b:desc,a:asc", "sort_key=b"]),
+        ) {
+            let items: Vec<(String, u8, u8)> = names.iter().enumerate().map(|(at, (a, b))| (at.to_string(), *a, *b)).collect();
+            let keys = SortKeys::from(&Query::parse(keys), &["a", "b"], &[]).unwrap();
+            let page = PageQuery {
+                limit,
+                marker: marker.filter(|_| !items.is_empty()).map(|index| index.get(&items).0.clone()),
+                reverse,
+                ..PageQuery::default()
+            };
+            let mut sorted = items.clone();
+            keys.sort(&mut sorted, value);
+            let expected = page.cut(sorted, |item| &item.0).unwrap();
+            prop_assert_eq!(page.cut_sorted(items, &keys, value, |item| &item.0).unwrap(), expected);
+        }
+    }
+
     #[test]
     fn bad_limits_and_markers_are_400() {
         for bad in ["limit=-1", "limit=x", "limit=", "limit=1.5", "page_reverse=maybe"] {
@@ -263,6 +348,9 @@ mod tests {
             page.cut(vec!["a"], |s| s).unwrap_err().message,
             "marker [nope] not found"
         );
+        let keys = SortKeys::from(&Query::parse(""), &[], &[]).unwrap();
+        let cut = page.cut_sorted(vec!["a"], &keys, |s, _| (*s).into(), |s| s);
+        assert_eq!(cut.unwrap_err().message, "marker [nope] not found");
     }
 
     #[test]

@@ -103,29 +103,14 @@ impl SortKeys {
         Ok(Self(keys))
     }
 
-    /// Sorts, keeping the order of equal items. `value` gives an item's value for a key: for the first key once an item,
-    /// for the others where that does not decide.
+    /// Sorts, keeping the order of equal items. `value` gives an item's value for a key, once.
     pub fn sort<T>(&self, items: &mut [T], value: impl for<'t> Fn(&'t T, &str) -> SortValue<'t>) {
-        let Some(((first, direction), rest)) = self.0.split_first() else {
-            return;
-        };
-        let by_rest = |a: &T, b: &T| {
-            let orders = rest
-                .iter()
-                .map(|(key, direction)| direction.of(value(a, key).cmp(&value(b, key))));
-            orders.fold(Ordering::Equal, Ordering::then)
-        };
-        let mut sorted: Vec<(SortValue<'_>, usize)> = items
-            .iter()
-            .enumerate()
-            .map(|(at, item)| (value(item, first), at))
-            .collect();
-        sorted.sort_by(|(a, at), (b, other)| {
-            let order = direction.of(a.cmp(b));
-            order.then_with(|| by_rest(&items[*at], &items[*other]))
-        });
+        let order = self.order(items, value);
+        let mut sorted: Vec<usize> = (0..items.len()).collect();
+        sorted.sort_unstable_by(|a, b| order.compare(*a, *b));
+        drop(order);
         let mut places = vec![0; sorted.len()];
-        for (place, (_, at)) in sorted.into_iter().enumerate() {
+        for (place, at) in sorted.into_iter().enumerate() {
             places[at] = place;
         }
         // Each swap brings one item to its place.
@@ -138,9 +123,41 @@ impl SortKeys {
         }
     }
 
+    /// How items stand to each other. Their values lie together: items are all over the memory.
+    pub(crate) fn order<'t, T>(&self, items: &'t [T], value: impl Fn(&'t T, &str) -> SortValue<'t>) -> Order<'t> {
+        let value = &value;
+        let of_item = |item| self.0.iter().map(move |(key, _)| value(item, key));
+        Order {
+            values: items.iter().flat_map(of_item).collect(),
+            directions: self.0.iter().map(|(_, direction)| *direction).collect(),
+        }
+    }
+
     /// The keys with their directions.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Direction)> {
         self.0.iter().map(|(key, direction)| (key.as_str(), *direction))
+    }
+}
+
+/// The order of some items, which are known by where they were.
+pub(crate) struct Order<'t> {
+    /// Of each item one for each key.
+    values: Vec<SortValue<'t>>,
+    directions: Vec<Direction>,
+}
+
+impl Order<'_> {
+    /// How two items stand to each other; of equal ones the one that was first comes first.
+    pub(crate) fn compare(&self, a: usize, b: usize) -> Ordering {
+        let keys = self.directions.len();
+        let (of_a, of_b) = (&self.values[a * keys..], &self.values[b * keys..]);
+        for (key, direction) in self.directions.iter().enumerate() {
+            let order = direction.of(of_a[key].cmp(&of_b[key]));
+            if order.is_ne() {
+                return order;
+            }
+        }
+        a.cmp(&b)
     }
 }
 
