@@ -10,7 +10,7 @@ mod index;
 use std::{any::Any, sync::Arc};
 
 use ahash::RandomState;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use tracing::error;
 use uuid::Uuid;
 
@@ -157,6 +157,12 @@ impl<K: Kind> Cache<K> {
         self.len() == 0
     }
 
+    /// It all, to look at without taking anything out. Who has one keeps the caches from changing and must hold a moment,
+    /// so that nobody waits to change them one by one.
+    pub(crate) fn view(&self) -> View<'_, K> {
+        View(self.state.read())
+    }
+
     /// Calls `listener` for every change from now on, after the cache shows it. It must not block: it notes a key
     /// somewhere and returns.
     pub fn on_change(&self, listener: impl Fn(&Change<K>) + Send + Sync + 'static) {
@@ -216,6 +222,26 @@ struct Step<K: Kind> {
     /// By index, what it was found by before.
     old_values: Option<Vec<Vec<String>>>,
     new_values: Vec<Vec<String>>,
+}
+
+/// All resources of a kind as they are in one moment; see [`crate::Moment::view`].
+pub struct View<'m, K: Kind>(RwLockReadGuard<'m, State<K>>);
+
+impl<K: Kind> View<'_, K> {
+    /// The resources of a project, in no order.
+    pub fn in_project(&self, project: &str) -> Vec<&Arc<Resource<K>>> {
+        let slots = self.0.projects.get(project);
+        let mut found = Vec::with_capacity(slots.map_or(0, Slots::len));
+        if let Some(slots) = slots {
+            slots.for_each(|slot| found.extend(self.0.at(slot)));
+        }
+        found
+    }
+
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<&Arc<Resource<K>>> {
+        self.0.slots.iter().flatten().collect()
+    }
 }
 
 impl<K: Kind> State<K> {

@@ -29,7 +29,7 @@ mod tx;
 pub use backend::{
     Backend, Batch, Cause, Delta, Event, Expect, MAX_VALUE_BYTES, Page, Record, Revision, Scan, Txn, Watch, Write,
 };
-pub use cache::{Cache, Change};
+pub use cache::{Cache, Change, View};
 pub use error::{ErrorKind, Rejection, StoreError};
 pub use key::{Key, MAX_KEY_BYTES, Prefix};
 pub use resource::{IndexFn, Indexes, Kind, Metadata, OwnerReference, Resource};

@@ -16,7 +16,7 @@ use crate::{
     Backend, Cache, Cause, Event, Expect, Key, Kind, Op, OwnerReference, Prefix, Record, Resource, Revision,
     StoreError, Tx, Watch,
     applied::AppliedRevision,
-    cache::{AnyCache, Ready},
+    cache::{AnyCache, Ready, View},
     cascade::Cascade,
     fresh::Fresh,
     rules::Rules,
@@ -115,7 +115,21 @@ pub struct Store(Arc<Inner>);
 
 /// The caches stand still while this lives; see [`Store::moment`].
 #[must_use = "the caches go on when it is dropped"]
-pub struct Moment<'s>(#[expect(dead_code, reason = "held, not looked at")] RwLockReadGuard<'s, ()>);
+pub struct Moment<'s> {
+    store: &'s Store,
+    _still: RwLockReadGuard<'s, ()>,
+}
+
+impl Moment<'_> {
+    /// All resources of a kind, to choose from them where they are: taking ten thousand out for a page of some costs more
+    /// than all else.
+    ///
+    /// # Panics
+    /// When the kind was not registered with the builder.
+    pub fn view<K: Kind>(&self) -> View<'_, K> {
+        self.store.cache().view()
+    }
+}
 
 struct Inner {
     backend: Arc<dyn Backend>,
@@ -156,7 +170,10 @@ impl Store {
     /// Keeps the caches as they are for as long as the answer lives, for looking at several kinds at once: all of what a
     /// transaction wrote is there, or nothing. Short, since writers wait meanwhile; never a second one within it.
     pub fn moment(&self) -> Moment<'_> {
-        Moment(self.0.moment.read())
+        Moment {
+            store: self,
+            _still: self.0.moment.read(),
+        }
     }
 
     /// The counters of `(project, group)`; a missing field is 0.

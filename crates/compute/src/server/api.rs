@@ -14,11 +14,11 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use madang_http::{
     Direction, Failure, Json, LimitRules, Microversion, Page, PageQuery, Query, RequestInfo, Schema, SortKeys,
-    SortValue, json,
+    SortValue, json, json_of,
 };
 use madang_identity::Caller;
 use madang_network::SecurityGroup;
-use madang_store::{Resource, Store};
+use madang_store::{Moment, Resource, Store};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
@@ -32,7 +32,7 @@ use crate::{
     server::{
         state,
         verbs::{self, End},
-        view::{Look, Surroundings, brief},
+        view::{Look, Shown, Surroundings, brief},
     },
 };
 
@@ -80,16 +80,11 @@ pub async fn list(
     query: Query,
     info: RequestInfo,
 ) -> Result<Response, Failure> {
-    let page = selected(&api, &caller, version, &query, "os_compute_api:servers:index")?;
+    let asked = Asked::read(&caller, version, &query, "os_compute_api:servers:index")?;
+    let page = asked.page(&api.store.moment(), &api.store)?;
     let base = base(&info);
-    let items: Vec<_> = page.items.iter().map(|server| brief(server, &base)).collect();
-    Ok(json(
-        StatusCode::OK,
-        &List {
-            items,
-            next: next(&page, &info, &query),
-        },
-    ))
+    let items = page.items.iter().map(|server| brief(server, &base));
+    Ok(answer(items.collect(), BRIEF_BYTES, next(&page, &info, &query)))
 }
 
 /// `GET /servers/detail`.
@@ -100,21 +95,25 @@ pub async fn detail(
     query: Query,
     info: RequestInfo,
 ) -> Result<Response, Failure> {
-    let page = selected(&api, &caller, version, &query, "os_compute_api:servers:detail")?;
-    let around = Surroundings::new(base(&info));
+    let asked = Asked::read(&caller, version, &query, "os_compute_api:servers:detail")?;
+    let base = base(&info);
     let look = look(&caller, version, false);
-    let items: Vec<_> = page
-        .items
-        .iter()
-        .map(|server| around.show(&api.store, server, look))
-        .collect();
-    Ok(json(
-        StatusCode::OK,
-        &List {
-            items,
-            next: next(&page, &info, &query),
-        },
-    ))
+    // Each server and its ports are of the same moment; writing it all down takes longer and needs none.
+    let moment = api.store.moment();
+    let page = asked.page(&moment, &api.store)?;
+    let around = Surroundings::new(&api.store, &base);
+    let items = page.items.iter().map(|server| around.show(server, look)).collect();
+    drop(moment);
+    Ok(answer(items, DETAIL_BYTES, next(&page, &info, &query)))
+}
+
+/// How long one of a list mostly is, so that the answer need not grow.
+const BRIEF_BYTES: usize = 320;
+const DETAIL_BYTES: usize = 2048;
+
+fn answer<T: Serialize>(items: Vec<T>, bytes_each: usize, next: Option<madang_http::NextLink>) -> Response {
+    let expected = items.len() * bytes_each;
+    json_of(StatusCode::OK, &List { items, next }, expected)
 }
 
 /// A page of servers with Nova's link to the next.
@@ -138,29 +137,49 @@ fn next(page: &Page<Arc<Resource<Server>>>, info: &RequestInfo, query: &Query) -
     page.next_link(info, query, |server| server.name())
 }
 
-fn selected(
-    api: &ComputeApi,
-    caller: &Caller,
-    version: Microversion,
-    query: &Query,
-    rule: &str,
-) -> Result<Page<Arc<Resource<Server>>>, Failure> {
-    let filter = filter::Filter::read(caller, version, query, rule)?;
-    let (keys, sort_query) = filter::sortable(caller, version, query)?;
-    let sort = SortKeys::from(
-        &sort_query,
-        &keys,
-        &[("created_at", Direction::Descending), ("uuid", Direction::Descending)],
-    )?;
-    let page = PageQuery::from(query, LIMITS)?;
-    let mut servers = filter.candidates(&api.store);
-    // None is what a client asks for with 0, unlike everywhere else in OpenStack.
-    let wants_none = query.get("limit") == Some("0");
-    // The last one of the page before may not fit the filter any more.
-    let is_marker = |server: &Resource<Server>| page.marker.as_deref() == Some(server.name());
-    servers.retain(|server| !wants_none && (filter.matches(&api.store, server) || is_marker(server)));
-    sort.sort(&mut servers, sort_value);
-    page.cut(servers, |server| server.name())
+/// Which servers a list is to hold, in which order, and which page of it.
+struct Asked {
+    filter: filter::Filter,
+    sort: SortKeys,
+    page: PageQuery,
+    /// None is what a client asks for with 0, unlike everywhere else in OpenStack.
+    wants_none: bool,
+}
+
+impl Asked {
+    fn read(caller: &Caller, version: Microversion, query: &Query, rule: &str) -> Result<Self, Failure> {
+        let filter = filter::Filter::read(caller, version, query, rule)?;
+        let (keys, sort_query) = filter::sortable(caller, version, query)?;
+        let sort = SortKeys::from(
+            &sort_query,
+            &keys,
+            &[("created_at", Direction::Descending), ("uuid", Direction::Descending)],
+        )?;
+        Ok(Self {
+            filter,
+            sort,
+            page: PageQuery::from(query, LIMITS)?,
+            wants_none: query.get("limit") == Some("0"),
+        })
+    }
+
+    /// The page as it is now.
+    fn page(&self, moment: &Moment<'_>, store: &Store) -> Result<Page<Arc<Resource<Server>>>, Failure> {
+        let departed = self.filter.departed(store);
+        let there = moment.view::<Server>();
+        let mut servers = self.filter.there(&there);
+        servers.extend(&departed);
+        // The last one of the page before may not fit the filter any more.
+        let is_marker = |server: &Resource<Server>| self.page.marker.as_deref() == Some(server.name());
+        servers.retain(|server| !self.wants_none && (self.filter.matches(store, server) || is_marker(server)));
+        let page = self.page.cut_sorted(
+            servers,
+            &self.sort,
+            |server, key| sort_value(server, key),
+            |server| server.name(),
+        )?;
+        Ok(page.map(Arc::clone))
+    }
 }
 
 fn sort_value<'a>(server: &'a Arc<Resource<Server>>, key: &str) -> SortValue<'a> {
@@ -210,13 +229,18 @@ fn shown(
     struct One<T> {
         server: T,
     }
-    let around = Surroundings::new(base(info));
+    let base = base(info);
     json(
         StatusCode::OK,
         &One {
-            server: around.show(&api.store, server, look(caller, version, true)),
+            server: show_one(&api.store, &base, server, look(caller, version, true)),
         },
     )
+}
+
+fn show_one<'a>(store: &'a Store, base: &'a str, server: &'a Resource<Server>, look: Look) -> Shown<'a> {
+    let _still = store.moment();
+    Surroundings::new(store, base).show(server, look)
 }
 
 fn update_schema(version: Microversion) -> &'static Schema {
@@ -285,8 +309,8 @@ pub async fn update(
     if version >= Microversion(2, 75) {
         return Ok(shown(&api, &caller, version, &info, &server));
     }
-    let around = Surroundings::new(base(&info));
-    let mut answer = to_value(&around.show(&api.store, &server, look(&caller, version, true)))?;
+    let base = base(&info);
+    let mut answer = to_value(&show_one(&api.store, &base, &server, look(&caller, version, true)))?;
     without_what_is_only_shown(&mut answer);
     Ok(json(StatusCode::OK, &json!({ "server": answer })))
 }
@@ -339,8 +363,8 @@ pub async fn addresses(
     info: RequestInfo,
 ) -> Result<Response, Failure> {
     let server = find_for(&api, &caller, &id, "os_compute_api:ips:index")?;
-    let around = Surroundings::new(base(&info));
-    let shown = around.show(&api.store, &server, look(&caller, crate::api::OLDEST, true));
+    let base = base(&info);
+    let shown = show_one(&api.store, &base, &server, look(&caller, crate::api::OLDEST, true));
     Ok(json(
         StatusCode::OK,
         &json!({ "addresses": to_value(&shown.addresses(false))? }),
@@ -355,8 +379,8 @@ pub async fn network_addresses(
     info: RequestInfo,
 ) -> Result<Response, Failure> {
     let server = find_for(&api, &caller, &id, "os_compute_api:ips:show")?;
-    let around = Surroundings::new(base(&info));
-    let shown = around.show(&api.store, &server, look(&caller, crate::api::OLDEST, true));
+    let base = base(&info);
+    let shown = show_one(&api.store, &base, &server, look(&caller, crate::api::OLDEST, true));
     let addresses = shown.addresses(false);
     let found = addresses.get(network.as_str());
     let found = found.ok_or_else(|| Failure::not_found("Instance is not a member of specified network"))?;

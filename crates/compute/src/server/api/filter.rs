@@ -1,6 +1,7 @@
 //! Which servers a list holds: Nova's query parameters, and who may use which.
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     sync::{Arc, LazyLock},
 };
@@ -9,7 +10,7 @@ use jiff::Timestamp;
 use madang_http::{Failure, Microversion, Query, Schema, parse_bool};
 use madang_identity::Caller;
 use madang_network::Port;
-use madang_store::{Resource, Store};
+use madang_store::{Resource, Store, View};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
@@ -341,24 +342,26 @@ impl Filter {
         })
     }
 
-    /// The servers to look through.
-    pub(super) fn candidates(&self, store: &Store) -> Vec<Arc<Resource<Server>>> {
-        let mut found = Vec::new();
-        if self.deleted != Some(true) {
-            found = match &self.project {
-                Some(project) => store.cache::<Server>().in_project(project),
-                None => store.cache::<Server>().all(),
-            };
+    /// Those of the servers that are gone which the list may hold.
+    pub(super) fn departed(&self, store: &Store) -> Vec<Arc<Resource<Server>>> {
+        if self.deleted == Some(false) {
+            return Vec::new();
         }
-        if self.deleted != Some(false) {
-            let gone = store.cache::<Departed>();
-            let gone = match &self.project {
-                Some(project) => gone.in_project(project),
-                None => gone.all(),
-            };
-            found.extend(gone.iter().map(|departed| Arc::new(as_server(departed))));
+        let gone = store.cache::<Departed>();
+        let gone = match &self.project {
+            Some(project) => gone.in_project(project),
+            None => gone.all(),
+        };
+        gone.iter().map(|departed| Arc::new(as_server(departed))).collect()
+    }
+
+    /// Those of the servers that are there which the list may hold.
+    pub(super) fn there<'v>(&self, servers: &'v View<'_, Server>) -> Vec<&'v Arc<Resource<Server>>> {
+        match &self.project {
+            _ if self.deleted == Some(true) => Vec::new(),
+            Some(project) => servers.in_project(project),
+            None => servers.all(),
         }
-        found
     }
 
     /// Whether a server is in the list.
@@ -504,36 +507,36 @@ fn known(filter: &str) -> &'static str {
 }
 
 /// What a server has to say for a filter.
-fn text_of(server: &Resource<Server>, filter: &str) -> Option<String> {
+fn text_of<'s>(server: &'s Resource<Server>, filter: &str) -> Option<Cow<'s, str>> {
     let (spec, status) = (&server.spec, &server.status);
-    match filter {
-        "name" => Some(spec.name.clone()),
-        "description" => spec.description.clone(),
-        "hostname" => Some(spec.hostname.clone()),
-        "image" => spec.image.clone(),
-        "flavor" => Some(spec.flavor_id.clone()),
-        "uuid" => Some(server.name().to_owned()),
-        "user_id" => Some(spec.user.clone()),
-        "host" | "node" => status.host.clone(),
-        "key_name" => spec.key.as_ref().map(|key| key.name.clone()),
-        "reservation_id" => Some(spec.reservation_id.clone()),
-        "availability_zone" => spec.availability_zone.clone(),
-        "vm_state" => Some(state::of(server).vm_state.to_owned()),
-        "task_state" => state::of(server).task_state.map(str::to_owned),
-        "locked_by" => spec
-            .lock
-            .as_ref()
-            .map(|lock| if lock.by_admin { "admin" } else { "owner" }.to_owned()),
-        "access_ip_v4" => spec.access_ipv4.map(|ip| ip.to_string()),
-        "access_ip_v6" => spec.access_ipv6.map(|ip| ip.to_string()),
-        "created_at" => Some(server.metadata.created.to_string()),
-        "launched_at" => status.launched.map(|at| at.to_string()),
-        "auto_disk_config" => Some(u8::from(spec.is_disk_automatic).to_string()),
-        "root_device_name" => Some("/dev/vda".to_owned()),
-        "progress" => Some("0".to_owned()),
-        "kernel_id" | "ramdisk_id" => Some(String::new()),
-        _ => None,
-    }
+    let text: &str = match filter {
+        "name" => &spec.name,
+        "description" => spec.description.as_deref()?,
+        "hostname" => &spec.hostname,
+        "image" => spec.image.as_deref()?,
+        "flavor" => &spec.flavor_id,
+        "uuid" => server.name(),
+        "user_id" => &spec.user,
+        "host" | "node" => status.host.as_deref()?,
+        "key_name" => &spec.key.as_ref()?.name,
+        "reservation_id" => &spec.reservation_id,
+        "availability_zone" => spec.availability_zone.as_deref()?,
+        "vm_state" => state::of(server).vm_state,
+        "task_state" => state::of(server).task_state?,
+        "locked_by" if spec.lock.as_ref()?.by_admin => "admin",
+        "locked_by" => "owner",
+        "auto_disk_config" if spec.is_disk_automatic => "1",
+        "auto_disk_config" => "0",
+        "root_device_name" => "/dev/vda",
+        "progress" => "0",
+        "kernel_id" | "ramdisk_id" => "",
+        "access_ip_v4" => return spec.access_ipv4.map(|ip| ip.to_string().into()),
+        "access_ip_v6" => return spec.access_ipv6.map(|ip| ip.to_string().into()),
+        "created_at" => return Some(server.metadata.created.to_string().into()),
+        "launched_at" => return status.launched.map(|at| at.to_string().into()),
+        _ => return None,
+    };
+    Some(Cow::Borrowed(text))
 }
 
 /// A regular expression as Nova's database takes it: found anywhere, in any case.

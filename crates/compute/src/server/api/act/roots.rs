@@ -11,7 +11,7 @@ use madang_store::{Resource, Store};
 use serde_json::{Value, json};
 
 use super::{
-    super::{Surroundings, create, located, look, to_value},
+    super::{create, located, look, show_one, to_value},
     Act,
 };
 use crate::{
@@ -74,8 +74,7 @@ pub(super) async fn rebuild(act: &Act<'_>) -> Result<Response, Failure> {
     };
     let server = rebuild::rebuild(&api.store, caller, &server, &image, &change).await?;
     let base = base(act.info);
-    let around = Surroundings::new(base.clone());
-    let mut answer = to_value(&around.show(&api.store, &server, look(caller, act.version, true)))?;
+    let mut answer = to_value(&show_one(&api.store, &base, &server, look(caller, act.version, true)))?;
     if !act.from(75) {
         super::super::without_what_is_only_shown(&mut answer);
     }
