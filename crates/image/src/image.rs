@@ -10,7 +10,7 @@
 //! from the store at once; its blob goes when no other image names it.
 
 pub(crate) mod api;
-mod quota;
+pub(crate) mod quota;
 pub mod rules;
 pub mod upload;
 

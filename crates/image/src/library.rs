@@ -12,7 +12,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     blobs::{BlobError, Blobs},
-    image::{Content, Image, ImageState},
+    image::{Content, Image, ImageState, quota},
 };
 
 /// The largest image, 1 TiB: Glance's `image_size_cap`.
@@ -64,7 +64,7 @@ fn follow_ends(store: &Store, blobs: &Arc<Blobs>, tasks: &TaskGroup) {
 impl Library {
     /// Opens the library over a store that [`crate::register`] took part in, with its bytes below `directory`
     /// (`DIR/images`). Takes back what a crash left half way: uploads that broke off are `queued` again, bytes that
-    /// nobody names go.
+    /// nobody names go. Counts what is not counted.
     ///
     /// # Errors
     /// When the directory or the store cannot be used.
@@ -81,6 +81,7 @@ impl Library {
             reset.await?;
         }
         blobs.sweep(&store).await?;
+        quota::recount(&store).await?;
         let uploads = tasks.child("image uploads");
         follow_ends(&store, &blobs, &uploads);
         Ok(Arc::new(Self {

@@ -426,6 +426,43 @@ async fn what_is_miscounted_is_brought_to_what_claims_have() {
     store.close().await;
 }
 
+/// How it once was: a processor that was counted twice, or not at all, stayed so for ever.
+#[tokio::test]
+async fn seats_that_are_miscounted_are_brought_to_what_claims_have() {
+    use madang_scheduler::{Seat, claim::heal, claim::rules::seat_group};
+
+    let (store, _dir) = store().await;
+    let host = provider(&store, "a", 8).await;
+    let mut claim = placed(&host, 3);
+    claim.status.is_handed_over = true; // not held to what the host has
+    claim.status.seats = vec![Seat {
+        cell: 1,
+        cpus: vec![4, 5],
+        pages: Some((2048, 7)),
+    }];
+    create(&store, claim).await.unwrap();
+    let group = seat_group(host.name());
+    let right = store.counters("", &group);
+    assert_eq!((right.len(), right["cpu/4"], right["pages/1/2048"]), (3, 1, 7));
+    assert_eq!(heal::drifts(&store), []);
+    let delta = |field: &str, add| madang_store::Delta {
+        field: field.to_owned(),
+        add,
+        limit: None,
+    };
+    let mut tx = store.begin(Cause::system("test"));
+    tx.add(
+        "",
+        &group,
+        vec![delta("cpu/4", -1), delta("cpu/9", 1), delta("pages/1/2048", 2)],
+    );
+    tx.commit().await.unwrap();
+    assert_eq!(heal::drifts(&store).len(), 3);
+    heal::run(&store).await;
+    assert_eq!((store.counters("", &group), heal::drifts(&store)), (right, vec![]));
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_claim_may_be_given_by_several() {
     let (store, _dir) = store().await;

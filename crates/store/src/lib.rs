@@ -18,6 +18,7 @@ pub mod contract;
 mod error;
 mod fresh;
 mod key;
+mod recount;
 mod resource;
 mod rules;
 pub mod samples;
@@ -32,6 +33,7 @@ pub use backend::{
 pub use cache::{Cache, Change, View};
 pub use error::{ErrorKind, Rejection, StoreError};
 pub use key::{Key, MAX_KEY_BYTES, Prefix};
+pub use recount::{Drift, Sums};
 pub use resource::{IndexFn, Indexes, Kind, Metadata, OwnerReference, Resource};
 pub use rules::Op;
 pub use sqlite::{Sqlite, SqliteOptions};

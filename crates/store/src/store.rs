@@ -186,6 +186,15 @@ impl Store {
             .unwrap_or_default()
     }
 
+    /// The counters of the groups that `is_meant` names, by project and group.
+    pub(crate) fn counted(&self, is_meant: impl Fn(&str) -> bool) -> AHashMap<(String, String), Counters> {
+        let counters = self.0.counters.read();
+        let meant = counters.iter().filter(|(key, _)| is_meant(&key.name));
+        meant
+            .map(|(key, fields)| ((key.project.clone(), key.name.clone()), fields.clone()))
+            .collect()
+    }
+
     /// Begins a transaction.
     pub fn begin(&self, cause: Cause) -> Tx<'_> {
         Tx::new(self, cause)

@@ -2,7 +2,7 @@
 //! are Glance's. Counted in the project's counter record in the transaction that creates, fills or removes an image.
 
 use madang_identity::limit::unified::{self, Asked};
-use madang_store::{Delta, Op, Resource, Store, StoreError, Tx};
+use madang_store::{Cause, Delta, Moment, Op, Resource, Store, StoreError, Sums, Tx};
 
 use super::Image;
 
@@ -26,6 +26,26 @@ pub(super) fn count(tx: &mut Tx<'_>, op: Op<'_, Image>) -> Result<(), StoreError
         }
     }
     Ok(())
+}
+
+/// Brings what is counted to the images that are there: some may be from before images were counted. For the start.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) async fn recount(store: &Store) -> Result<(), StoreError> {
+    let there = |moment: &Moment<'_>| {
+        let mut sums = Sums::default();
+        for image in moment.view::<Image>().all() {
+            if image.project().is_empty() {
+                continue;
+            }
+            sums.add(image.project(), COUNTERS, COUNT, 1);
+            sums.add(image.project(), COUNTERS, SIZE, size(image));
+        }
+        sums
+    };
+    let recounted = store.recount(Cause::system("image"), |group| group == COUNTERS, there);
+    recounted.await.map(|_| ())
 }
 
 /// In MiB, rounded up.

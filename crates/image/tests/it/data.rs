@@ -9,7 +9,7 @@ use madang_identity::{
     limit::{RegisteredLimit, unified},
 };
 use madang_image::{Cache as _, CacheError, LocalCache};
-use madang_store::{Cause, Metadata, Resource, StoreError};
+use madang_store::{Cause, Delta, Metadata, Resource, StoreError};
 use serde_json::{Value, json};
 
 use super::cloud::Cloud;
@@ -326,4 +326,38 @@ async fn unified_limits_bound_how_many_and_how_large() {
         204,
         "room again"
     );
+}
+
+/// How it once was: counting began with the next image, and the removal of one from before took others' place.
+#[tokio::test]
+async fn images_from_before_they_were_counted_are_counted_at_the_start() {
+    let counters =
+        |cloud: &Cloud, project: &str| cloud.store.counters(project, "image").into_iter().collect::<Vec<_>>();
+    let some = |fields: &[(&str, i64)]| fields.iter().map(|(f, n)| ((*f).to_owned(), *n)).collect::<Vec<_>>();
+    let cloud = Cloud::new().await;
+    let first = cloud.create("alice", raw()).await;
+    cloud.create("alice", raw()).await;
+    let large = cloud.create("alice", raw()).await;
+    let bytes = Body::from(vec![7_u8; (1 << 20) + 1]);
+    assert_eq!(cloud.put_file("alice", &large, bytes).await.status, 204);
+    let right = some(&[("image_count_total", 3), ("image_size_total", 2)]);
+    assert_eq!(counters(&cloud, "alice"), right);
+    let uncounted = right.iter().map(|(field, amount)| Delta {
+        field: field.clone(),
+        add: -amount,
+        limit: None,
+    });
+    let mut tx = cloud.store.begin(Cause::system("test"));
+    tx.add("alice", "image", uncounted.collect());
+    tx.commit().await.unwrap();
+    cloud.create("bob", raw()).await;
+    let gone = format!("/v2/images/{first}");
+    let gone = cloud.send("alice", "DELETE", &gone, &[], Body::empty()).await;
+    assert_eq!(gone.status, 204);
+    let cloud = cloud.reopened().await;
+    assert_eq!(
+        counters(&cloud, "alice"),
+        some(&[("image_count_total", 2), ("image_size_total", 2)])
+    );
+    assert_eq!(counters(&cloud, "bob"), some(&[("image_count_total", 1)]));
 }

@@ -4,16 +4,46 @@ use std::collections::BTreeMap;
 
 use madang_store::{Delta, ErrorKind, Op, Rejection, Resource, StoreError, Tx};
 
-use crate::{Claim, Class, Inventory, Provider};
+use crate::{Cell, Claim, Class, Inventory, Provider, Seat};
+
+pub(super) const USAGE: &str = "usage/";
+pub(super) const SEATS: &str = "seats/";
 
 /// The counter group of a provider's usage; its fields are resource classes.
 pub fn usage_group(provider: &str) -> String {
-    format!("usage/{provider}")
+    format!("{USAGE}{provider}")
 }
 
 /// The counter group of what is taken of a provider's NUMA nodes; its fields are processors and pages.
 pub fn seat_group(provider: &str) -> String {
-    format!("seats/{provider}")
+    format!("{SEATS}{provider}")
+}
+
+/// What a seat counts for: in the pool of which processor or pages, by which field, how much.
+pub(super) fn seat_amounts(seat: &Seat) -> impl Iterator<Item = (Pool, String, i64)> {
+    let cpus = seat.cpus.iter().map(|cpu| (Pool::Cpu(*cpu), format!("cpu/{cpu}"), 1));
+    let pages = seat
+        .pages
+        .map(|(kib, number)| (Pool::Pages(kib), format!("pages/{}/{kib}", seat.cell), number as i64));
+    cpus.chain(pages)
+}
+
+/// What there is some of on a NUMA node.
+pub(super) enum Pool {
+    /// A processor, given to one claim.
+    Cpu(u32),
+    /// Pages of a size in KiB.
+    Pages(u64),
+}
+
+impl Pool {
+    /// How much of it a node has.
+    fn capacity(&self, cell: &Cell) -> i64 {
+        match self {
+            Self::Cpu(cpu) => i64::from(cell.dedicated.contains(cpu)),
+            Self::Pages(kib) => cell.pages.get(kib).copied().unwrap_or(0) as i64,
+        }
+    }
 }
 
 /// The rule of the kind.
@@ -100,18 +130,10 @@ fn count_seats(
         let mut deltas = Vec::new();
         for seat in &claim.status.seats {
             let cell = cells.iter().find(|cell| cell.id == seat.cell);
-            deltas.extend(seat.cpus.iter().map(|cpu| Delta {
-                field: format!("cpu/{cpu}"),
-                add: sign,
-                limit: is_bounded.then(|| i64::from(cell.is_some_and(|cell| cell.dedicated.contains(cpu)))),
-            }));
-            deltas.extend(seat.pages.map(|(kib, number)| Delta {
-                field: format!("pages/{}/{kib}", seat.cell),
-                add: sign * number as i64,
-                limit: is_bounded.then(|| {
-                    let there = cell.and_then(|cell| cell.pages.get(&kib)).copied();
-                    there.unwrap_or(0) as i64
-                }),
+            deltas.extend(seat_amounts(seat).map(|(pool, field, amount)| Delta {
+                field,
+                add: sign * amount,
+                limit: is_bounded.then(|| cell.map_or(0, |cell| pool.capacity(cell))),
             }));
         }
         tx.add("", &seat_group(id), deltas);
