@@ -5,13 +5,14 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fmt,
     ops::Deref,
     sync::{Arc, LazyLock},
 };
 
-use parking_lot::Mutex;
+use ahash::AHashSet;
+use parking_lot::RwLock;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The name of a resource class, such as `VCPU`. Equal ones share their memory.
@@ -19,12 +20,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Class(Arc<str>);
 
 /// Every name in use, and how many there may be before those that nobody uses any more are let go.
-static NAMES: LazyLock<Mutex<(HashSet<Arc<str>>, usize)>> = LazyLock::new(|| Mutex::new((HashSet::new(), 256)));
+static NAMES: LazyLock<RwLock<(AHashSet<Arc<str>>, usize)>> = LazyLock::new(|| RwLock::new((AHashSet::new(), 256)));
 
 impl Class {
     /// The class of a name.
     pub fn new(name: &str) -> Self {
-        let mut names = NAMES.lock();
+        if let Some(known) = NAMES.read().0.get(name) {
+            return Self(Arc::clone(known));
+        }
+        let mut names = NAMES.write();
         if let Some(known) = names.0.get(name) {
             return Self(Arc::clone(known));
         }
@@ -121,9 +125,16 @@ impl<'a> IntoIterator for &'a Amounts {
 impl<C: Into<Class>> FromIterator<(C, i64)> for Amounts {
     /// Of a class that comes twice, the sum.
     fn from_iter<I: IntoIterator<Item = (C, i64)>>(amounts: I) -> Self {
+        let all: Vec<(Class, i64)> = amounts
+            .into_iter()
+            .map(|(class, amount)| (class.into(), amount))
+            .collect();
+        if all.is_sorted_by(|(a, _), (b, _)| a < b) {
+            return Self(all.into_boxed_slice()); // as they are at rest
+        }
         let mut sums: BTreeMap<Class, i64> = BTreeMap::new();
-        for (class, amount) in amounts {
-            *sums.entry(class.into()).or_default() += amount;
+        for (class, amount) in all {
+            *sums.entry(class).or_default() += amount;
         }
         Self(sums.into_iter().collect())
     }
@@ -161,13 +172,31 @@ impl<'de> Deserialize<'de> for Amounts {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Amounts, A::Error> {
                 let mut all: Vec<(Class, i64)> = Vec::with_capacity(map.size_hint().unwrap_or(3));
-                while let Some((name, amount)) = map.next_entry::<std::borrow::Cow<'de, str>, i64>()? {
-                    all.push((Class::new(&name), amount));
+                while let Some(entry) = map.next_entry::<Class, i64>()? {
+                    all.push(entry);
                 }
                 Ok(all.into_iter().collect())
             }
         }
         deserializer.deserialize_map(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Class {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Class;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a resource class")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Class, E> {
+                Ok(Class::new(name))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
     }
 }
 
@@ -196,6 +225,6 @@ mod tests {
             Class::new(&format!("CUSTOM_PASSING_{n}"));
         }
         assert!(Arc::ptr_eq(&one.0, &Class::new("CUSTOM_KEPT").0));
-        assert!(NAMES.lock().0.len() < 1000);
+        assert!(NAMES.read().0.len() < 1000);
     }
 }

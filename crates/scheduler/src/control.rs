@@ -126,7 +126,7 @@ pub async fn follow(store: &Store) -> Result<Arc<Mutex<Snapshot>>, StoreError> {
     let mut locked = snapshot.lock();
     providers.iter().for_each(|one| locked.provider_changed(&new(one)));
     groups.iter().for_each(|one| locked.group_changed(&new(one)));
-    claims.iter().for_each(|one| locked.claim_changed(&new(one)));
+    locked.load(&claims);
     let waiting = early.lock().take().unwrap_or_default();
     let changed: HashSet<Key> = waiting.iter().map(Seen::key).collect();
     let mut late = (

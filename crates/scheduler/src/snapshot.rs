@@ -374,7 +374,26 @@ impl Snapshot {
         }
     }
 
+    /// Takes in claims that are there, none of which it knows.
+    pub fn load(&mut self, claims: &[Arc<Resource<Claim>>]) {
+        for claim in claims {
+            self.count_without_refresh(claim, 1);
+        }
+        for at in 0..self.hosts.len() {
+            self.refresh(at);
+        }
+    }
+
     fn count(&mut self, claim: &Arc<Resource<Claim>>, sign: i64) {
+        self.count_without_refresh(claim, sign);
+        for (id, _) in claim.status.given(&claim.spec) {
+            if let Some(at) = self.by_id.get(id) {
+                self.refresh(*at);
+            }
+        }
+    }
+
+    fn count_without_refresh(&mut self, claim: &Arc<Resource<Claim>>, sign: i64) {
         for (id, amounts) in claim.status.given(&claim.spec) {
             match self.by_id.get(id) {
                 Some(at) => self.use_of(*at, amounts, sign),
@@ -404,7 +423,6 @@ impl Snapshot {
                 host.used.add(class, sign * amount);
             }
         }
-        self.refresh(at);
     }
 
     fn count_workload(&mut self, at: usize, claim: &Resource<Claim>, sign: i64) {

@@ -308,9 +308,7 @@ impl<K: Kind> State<K> {
             let old_values = old_values.map_or(&[][..], |values| &values[place]);
             if old_values != new_values {
                 old_values.iter().for_each(|value| index.remove(value.as_str(), slot));
-                new_values
-                    .iter()
-                    .for_each(|value| index.insert(value.as_str().into(), slot));
+                new_values.iter().for_each(|value| index.insert_text(value, slot));
             }
         }
     }
@@ -325,7 +323,7 @@ impl<K: Kind> State<K> {
         self.keys
             .insert(self.hash(&key.project, &key.namespace, &key.name), slot);
         self.names.insert(self.hasher.hash_one(key.name.as_str()), slot);
-        self.projects.insert(key.project.as_str().into(), slot);
+        self.projects.insert_text(&key.project, slot);
         slot
     }
 
