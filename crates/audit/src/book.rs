@@ -6,6 +6,7 @@
 mod filter;
 
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -227,12 +228,16 @@ fn failed(path: &Path, source: rusqlite::Error) -> BookError {
 }
 
 /// With the texts that a client chose cut to a bound.
-fn shortened(event: &Event) -> Event {
+fn shortened(event: &Event) -> Cow<'_, Event> {
+    let chosen = [Some(&event.path), event.resource_id.as_ref(), event.claimed.as_ref()];
+    if chosen.into_iter().flatten().all(|text| text.len() <= LONGEST_TEXT) {
+        return Cow::Borrowed(event); // nearly always
+    }
     let mut event = event.clone();
     event.path = short(&event.path).to_owned();
     event.resource_id = event.resource_id.as_deref().map(|id| short(id).to_owned());
     event.claimed = event.claimed.as_deref().map(|who| short(who).to_owned());
-    event
+    Cow::Owned(event)
 }
 
 fn short(text: &str) -> &str {
