@@ -1,5 +1,6 @@
 //! What is measured, each in a file of its own.
 
+mod audit;
 mod compute;
 mod identity;
 mod login;
@@ -22,6 +23,8 @@ pub enum Measure {
     Identity,
     /// Getting tokens
     Login,
+    /// What the audit trail adds to a write
+    Audit,
     /// A thousand simulated servers
     Compute,
     /// Ten thousand simulated servers
@@ -33,11 +36,12 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Store,
         Self::Startup,
         Self::Identity,
         Self::Login,
+        Self::Audit,
         Self::Compute,
         Self::Scale,
         Self::Placements,
@@ -51,6 +55,7 @@ impl Measure {
             Self::Startup => startup::run(bench, report).await,
             Self::Identity => identity::run(bench, report).await,
             Self::Login => login::run(bench, report).await,
+            Self::Audit => audit::run(bench, report).await,
             Self::Compute => compute::run(bench, report).await,
             Self::Scale => scale::run(bench, report).await,
             Self::Placements => placements::run(bench, report).await,
