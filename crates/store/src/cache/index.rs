@@ -4,8 +4,8 @@ use std::hash::Hash;
 
 use ahash::{AHashMap, AHashSet};
 
-/// More slots than this are kept in a set, so that one of many is removed without looking at all. Up to here looking at
-/// all is faster than a set, and takes half its memory: the workloads of a host, mostly.
+/// More slots than this are kept in a set, so that one of many is removed without looking at all. Up to here (the
+/// workloads of a host, mostly) a list is looked through in little time and takes less memory.
 const FEW: usize = 128;
 
 /// Some slots, mostly one: 16 bytes then.
