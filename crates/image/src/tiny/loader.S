@@ -55,7 +55,7 @@ message:
         .asciz  "tiny: the BIOS could not read the disk\r\n"
 drive:  .byte   0
 
-        .balign 4
+        .balign 4, 0
 packet: .byte   16, 0
 count:  .word   LOADER_SECTORS - 1
         .word   0x7e00
@@ -200,7 +200,7 @@ from_setup:
         movl    entry(%rip), %eax
         jmp     *%rax
 
-        .balign 8
+        .balign 8, 0
 table:  .quad   0
         .quad   0x00cf9a000000ffff          /* 0x08: code, 32 bits */
         .quad   0x00af9a000000ffff          /* 0x10: code, 64 bits */
