@@ -50,7 +50,9 @@ pub use simulated::simulate;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
-use crate::{AddressGroup, FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, SubnetPool, Trunk};
+use crate::{
+    AddressGroup, FloatingIp, Network, Port, QosPolicy, Router, Rule, SecurityGroup, Subnet, SubnetPool, Trunk,
+};
 
 /// How long changes are gathered before a pass: a transaction's ports arrive one by one, microseconds apart.
 const GATHER: Duration = Duration::from_millis(1);
@@ -256,6 +258,7 @@ fn listen(store: &Store, host: &str, shared: &Arc<Shared>) {
     wake_on_spec::<FloatingIp>(store, shared);
     wake_on_spec::<Trunk>(store, shared);
     wake_on_spec::<AddressGroup>(store, shared);
+    wake_on_spec::<QosPolicy>(store, shared);
     wake_on_spec::<SubnetPool>(store, shared);
     let (host, shared) = (host.to_owned(), Arc::clone(shared));
     store.cache::<Port>().on_change(move |change| {

@@ -9,7 +9,7 @@ mod availability;
 pub(crate) mod convert;
 mod extensions;
 pub(crate) mod failure;
-mod filter;
+pub(crate) mod filter;
 mod policy;
 pub(crate) mod resource;
 mod tags;
@@ -26,8 +26,8 @@ use madang_store::Store;
 pub use policy::POLICY;
 
 use crate::{
-    AddressGroup, AddressScope, FloatingIp, Network, Port, RbacPolicy, Rule, SecurityGroup, Subnet, SubnetPool, Trunk,
-    address_group, auto_topology, quota, router as routers, trunk,
+    AddressGroup, AddressScope, FloatingIp, Network, Port, QosPolicy, RbacPolicy, Rule, SecurityGroup, Subnet,
+    SubnetPool, Trunk, address_group, auto_topology, floating_ip, qos, quota, router as routers, trunk,
 };
 
 /// How this face presents itself.
@@ -52,6 +52,9 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .merge(resource::routes::<crate::Router>("routers"))
         .merge(resource::routes::<FloatingIp>("floatingips"))
         .merge(resource::routes::<Trunk>("trunks"))
+        .merge(resource::routes::<QosPolicy>("qos/policies"))
+        .merge(qos::rule_api::routes())
+        .merge(floating_ip::forwarding_api::routes())
         .merge(resource::routes::<RbacPolicy>("rbac-policies"))
         .merge(resource::routes::<AddressScope>("address-scopes"))
         .merge(resource::routes::<AddressGroup>("address-groups"));

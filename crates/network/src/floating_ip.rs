@@ -1,12 +1,16 @@
 //! A floating address: an outside address that leads to a port's inside one, through the router between them.
 
 pub mod api;
+pub(crate) mod forwarding;
+pub mod forwarding_api;
 pub(crate) mod rules;
 
 use std::net::IpAddr;
 
 use madang_store::{Indexes, Kind};
 use serde::{Deserialize, Serialize};
+
+pub use forwarding::PortForwarding;
 
 /// The kind of floating addresses. `metadata.name` is the id.
 pub struct FloatingIp;
@@ -21,6 +25,13 @@ impl Kind for FloatingIp {
             .on("port", |r| r.spec.port_id.iter().cloned().collect())
             .on("router", |r| r.spec.router_id.iter().cloned().collect())
             .on("network", |r| vec![r.spec.network_id.clone()])
+            .on("forwarded", |r| {
+                r.spec
+                    .port_forwardings
+                    .iter()
+                    .map(|one| one.internal_port_id.clone())
+                    .collect()
+            })
             .on("address", |r| vec![r.spec.address.to_string()])
     }
 }
@@ -46,6 +57,9 @@ pub struct FloatingIpSpec {
     /// The inside address of that port.
     #[serde(default)]
     pub fixed_ip_address: Option<IpAddr>,
+    /// Where single ports of it lead, when it leads nowhere itself.
+    #[serde(default)]
+    pub port_forwardings: Vec<PortForwarding>,
     /// The router that translates.
     #[serde(default)]
     pub router_id: Option<String>,

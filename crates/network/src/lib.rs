@@ -12,6 +12,7 @@ pub mod floating_ip;
 mod lookup;
 pub mod network;
 pub mod port;
+pub mod qos;
 pub mod quota;
 pub mod rbac;
 mod refusal;
@@ -30,9 +31,10 @@ pub use address_scope::{AddressScope, AddressScopeSpec, AddressScopeStatus};
 pub use agent::MetadataSource;
 pub use api::{NetworkApi, POLICY, router};
 pub use auto_topology::AutoTopology;
-pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus};
+pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus, PortForwarding};
 pub use network::{Network, NetworkSpec, NetworkStatus};
 pub use port::{AddressPair, ExtraDhcpOption, FixedIp, Port, PortSpec, PortStatus};
+pub use qos::{QosPolicy, QosPolicySpec, QosPolicyStatus, QosRule, Says};
 pub use rbac::{RbacPolicy, RbacPolicySpec, RbacPolicyStatus, is_external_for, is_visible, may_plug_into};
 pub use router::{ExternalGateway, Router, RouterSpec, RouterStatus};
 pub use security_group::{
@@ -55,6 +57,7 @@ pub fn register(builder: &mut StoreBuilder) {
     rbac::rules::register(builder);
     address_scope::rules::register(builder);
     address_group::rules::register(builder);
+    qos::rules::register(builder);
     trunk::rules::register(builder);
     auto_topology::register(builder);
     madang_identity::limit::unified::know(builder);

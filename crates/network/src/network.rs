@@ -22,6 +22,7 @@ impl Kind for Network {
                 "external",
                 |r| if r.spec.is_external { vec!["yes".into()] } else { vec![] },
             )
+            .on("qos", |r| r.spec.qos_policy_id.iter().cloned().collect())
             .on("segment", rules::segment_of)
     }
 }
@@ -60,6 +61,9 @@ pub struct NetworkSpec {
     /// The DNS domain of its ports.
     #[serde(default)]
     pub dns_domain: String,
+    /// The quality of service of its ports that have none of their own.
+    #[serde(default)]
+    pub qos_policy_id: Option<String>,
     /// Hints for zones; kept and shown.
     #[serde(default)]
     pub availability_zone_hints: Vec<String>,

@@ -47,6 +47,7 @@ impl Kind for Port {
                 owner::ROUTER_INTERFACE => r.spec.fixed_ips.iter().map(|ip| ip.subnet_id.clone()).collect(),
                 _ => Vec::new(),
             })
+            .on("qos", |r| r.spec.qos_policy_id.iter().cloned().collect())
             .on("mac", |r| vec![r.spec.mac_address.clone()])
             .on("ip", |r| {
                 r.spec.fixed_ips.iter().map(|ip| ip.ip_address.to_string()).collect()
@@ -98,6 +99,9 @@ pub struct PortSpec {
     /// What DHCP tells whoever asks from it, beside or instead of the usual.
     #[serde(default)]
     pub extra_dhcp_opts: Vec<ExtraDhcpOption>,
+    /// Its quality of service, instead of its network's.
+    #[serde(default)]
+    pub qos_policy_id: Option<String>,
     /// Its DNS name in the network's domain.
     #[serde(default)]
     pub dns_name: String,
@@ -139,6 +143,7 @@ impl PortSpec {
             port_security_enabled: true,
             allowed_address_pairs: Vec::new(),
             extra_dhcp_opts: Vec::new(),
+            qos_policy_id: None,
             dns_name: String::new(),
             vnic_type: normal(),
             binding_host: None,

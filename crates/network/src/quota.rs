@@ -63,6 +63,8 @@ pub enum Limited {
     RbacPolicy,
     /// Address groups.
     AddressGroup,
+    /// Policies of quality of service.
+    QosPolicy,
 }
 
 /// The counter group of a project in which usage is counted.
@@ -70,7 +72,7 @@ pub const COUNTERS: &str = "network";
 
 impl Limited {
     /// Everything that is limited.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Network,
         Self::Subnet,
         Self::SubnetPool,
@@ -82,6 +84,7 @@ impl Limited {
         Self::Trunk,
         Self::RbacPolicy,
         Self::AddressGroup,
+        Self::QosPolicy,
     ];
 
     /// Neutron's name of the limit.
@@ -98,6 +101,7 @@ impl Limited {
             Self::Trunk => "trunk",
             Self::RbacPolicy => "rbac_policy",
             Self::AddressGroup => "address_group",
+            Self::QosPolicy => "qos_policy",
         }
     }
 
@@ -115,6 +119,7 @@ impl Limited {
             Self::Trunk => "trunks",
             Self::RbacPolicy => "rbac_policies",
             Self::AddressGroup => "address_groups",
+            Self::QosPolicy => "qos_policies",
         }
     }
 
@@ -122,7 +127,7 @@ impl Limited {
     pub fn default_limit(self) -> i64 {
         match self {
             Self::Network | Self::Subnet | Self::SecurityGroupRule => 100,
-            Self::SubnetPool | Self::Trunk | Self::AddressGroup => -1,
+            Self::SubnetPool | Self::Trunk | Self::AddressGroup | Self::QosPolicy => -1,
             Self::Port => 500,
             Self::Router | Self::SecurityGroup | Self::RbacPolicy => 10,
             Self::FloatingIp => 50,

@@ -57,6 +57,8 @@ pub enum Shareable {
     SubnetPool,
     /// An address group, for rules of security groups.
     AddressGroup,
+    /// A policy of quality of service, for ports and networks.
+    QosPolicy,
 }
 
 /// What something is shared for.

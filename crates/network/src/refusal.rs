@@ -53,6 +53,7 @@ pub(crate) fn not_found(what: Missing, id: &str) -> StoreError {
             "AddressGroupNotFound",
             format!("Address group {id} could not be found."),
         ),
+        Missing::QosPolicy => ("QosPolicyNotFound", format!("QoS policy {id} could not be found.")),
         Missing::Agent => ("AgentNotFound", format!("Agent {id} could not be found.")),
     };
     refuse(ErrorKind::NotFound, reason, message)
@@ -74,6 +75,7 @@ pub(crate) enum Missing {
     RbacPolicy,
     AddressScope,
     AddressGroup,
+    QosPolicy,
 }
 
 impl Missing {
@@ -93,6 +95,7 @@ impl Missing {
             (crate::RbacPolicy::NAME, Self::RbacPolicy),
             (crate::AddressScope::NAME, Self::AddressScope),
             (crate::AddressGroup::NAME, Self::AddressGroup),
+            (crate::QosPolicy::NAME, Self::QosPolicy),
         ];
         kinds.into_iter().find(|(name, _)| *name == kind).map(|(_, what)| what)
     }

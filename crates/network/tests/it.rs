@@ -14,5 +14,7 @@ mod pools;
 mod refusals;
 #[path = "it/rules.rs"]
 mod rules;
+#[path = "it/sharing.rs"]
+mod sharing;
 #[path = "it/trunks.rs"]
 mod trunks;

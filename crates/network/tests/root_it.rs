@@ -8,10 +8,14 @@ mod lab;
 mod root_address;
 #[path = "root_it/filter.rs"]
 mod root_filter;
+#[path = "root_it/forward.rs"]
+mod root_forward;
 #[path = "root_it/measure.rs"]
 mod root_measure;
 #[path = "root_it/outlive.rs"]
 mod root_outlive;
+#[path = "root_it/quality.rs"]
+mod root_quality;
 #[path = "root_it/route.rs"]
 mod root_route;
 #[path = "root_it/trunk.rs"]

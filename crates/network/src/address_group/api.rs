@@ -160,7 +160,11 @@ async fn change_addresses(
     };
     let known = visible::<AddressGroup>(&context, id)?;
     Facts::of(known.project()).enforce(&context.caller, "update_address_group")?;
-    let members = member(body, AddressGroup::SINGULAR)?;
+    // Neutron documents the addresses alone, and takes them under the group's name as well.
+    let members = match body {
+        Value::Object(members) if members.contains_key("addresses") => members,
+        other => member(other, AddressGroup::SINGULAR)?,
+    };
     let given = members.get("addresses").unwrap_or(&Value::Null);
     let bad = |why: String| Failure::invalid(format!("Invalid input for addresses. Reason: {why}.")).at("addresses");
     let given = convert::prefixes(given).map_err(bad)?;

@@ -14,6 +14,7 @@
 //!
 //! What must always hold: a port's device that is not known here passes nothing.
 
+mod quality;
 mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,7 @@ use super::{
     view::{GroupView, View},
     wanted::parse_mac,
 };
-use crate::{Direction, Port};
+use crate::{Direction, Port, Says};
 
 /// The table that sees frames.
 const BRIDGE: &str = "bridge madang";
@@ -68,7 +69,11 @@ pub(crate) fn rules(view: &View) -> Ruleset {
     let mut profiles = Profiles::default();
     for port in &view.ports {
         let network = &view.networks[&port.spec.network_id].network;
-        let device = format!("\"{}\"", names::device(port.metadata.uid));
+        let name = names::device(port.metadata.uid);
+        let device = format!("\"{name}\"");
+        if let Some(rules) = view.qos.get(port.name()) {
+            quality::add(&mut bridge, &name, &device, rules);
+        }
         if port.spec.port_security_enabled && network.spec.port_security_enabled {
             let mark = profiles.mark(port.spec.security_groups.iter().collect());
             map(&mut bridge, "profile").entry(device.clone(), format!("{mark:#010x}"));
@@ -100,6 +105,9 @@ fn map<'t>(table: &'t mut Table, name: &str) -> &'t mut Set {
 fn bridge_table() -> Table {
     let mut table = Table::default();
     table.sets.insert("profile".into(), Set::map("type ifname : mark"));
+    for map in [quality::SENT, quality::RECEIVED] {
+        table.sets.insert(map.into(), Set::map("type ifname : verdict"));
+    }
     table.set("open", "type ifname");
     table.set("sender", "type ifname . ether_addr");
     table.set("sender4", "type ifname . ether_addr . ipv4_addr");
@@ -114,6 +122,7 @@ fn bridge_table() -> Table {
         [
             "meta mark set 0",
             "iifname != \"t*\" accept",
+            "iifname vmap @quality_sent",
             "iifname @open accept",
             "iifname . ether saddr != @sender drop",
             "meta mark set iifname map @profile",
@@ -177,6 +186,7 @@ fn bridge_table() -> Table {
         [
             "meta mark set 0",
             "oifname != \"t*\" accept",
+            "oifname vmap @quality_received",
             "oifname @open accept",
             "meta mark set oifname map @profile accept",
             "drop",

@@ -43,6 +43,7 @@ fn network(number: u8, is_external: bool) -> Arc<Resource<Network>> {
         network_type: "vxlan".into(),
         physical_network: None,
         dns_domain: String::new(),
+        qos_policy_id: None,
         availability_zone_hints: vec![],
         tags: vec![],
     };
@@ -89,6 +90,7 @@ pub(crate) fn port(net: u8, last: u8, change: impl FnOnce(&mut PortSpec)) -> Arc
         port_security_enabled: true,
         allowed_address_pairs: vec![],
         extra_dhcp_opts: vec![],
+        qos_policy_id: None,
         dns_name: String::new(),
         vnic_type: "normal".into(),
         binding_host: Some("h".into()),
@@ -172,6 +174,7 @@ pub(crate) fn view() -> View {
         tags: std::collections::BTreeMap::new(),
         addresses: std::collections::BTreeMap::new(),
         scopes: std::collections::BTreeMap::new(),
+        qos: std::collections::BTreeMap::new(),
     }
 }
 
@@ -201,6 +204,7 @@ fn router() -> RouterView {
         holder_port_id: String::new(),
         port_id: Some(id(PORT, 21).to_string()),
         fixed_ip_address: Some("10.1.0.5".parse().unwrap()),
+        port_forwardings: vec![],
         router_id: Some(id(ROUTER, 1).to_string()),
         dns_domain: String::new(),
         dns_name: String::new(),

@@ -14,12 +14,95 @@ use super::{
     view::{RouterView, View},
     wanted::{gateway, translated},
 };
+use crate::PortForwarding;
 
 /// The table.
 const TABLE: &str = "ip madang";
 
-/// The rules of a router; no table without a way out.
+/// The table that keeps address scopes apart.
+const SCOPES: &str = "inet madang_scopes";
+
+/// The rules of a router: translation where it has a way out, and walls between address scopes.
 pub(crate) fn rules(view: &View, router: &RouterView) -> Ruleset {
+    let mut rules = translation(view, router);
+    if let Some(table) = walls(view, router) {
+        rules.tables.insert(SCOPES, table);
+    }
+    rules
+}
+
+/// The address scope of a port's network, of version 4 or 6.
+fn scope<'v>(view: &'v View, network: &str, version: usize) -> Option<&'v String> {
+    view.scopes.get(network)?[version].as_ref()
+}
+
+/// Nothing passes from an address scope to another one, but what is translated; none where there is only one.
+fn walls(view: &View, router: &RouterView) -> Option<Table> {
+    let mut lines = Vec::new();
+    for (version, family) in ["ipv4", "ipv6"].into_iter().enumerate() {
+        let links: Vec<_> = router
+            .interfaces
+            .iter()
+            .map(|port| {
+                let link = device_name(names::INTERFACE, port.metadata.uid);
+                (link, scope(view, &port.spec.network_id, version))
+            })
+            .collect();
+        for (from, inner) in &links {
+            for (to, _) in links.iter().filter(|(_, outer)| outer != inner) {
+                lines.push(format!(
+                    "meta nfproto {family} iifname \"{from}\" oifname \"{to}\" ct status & dnat == 0 drop"
+                ));
+            }
+        }
+    }
+    if lines.is_empty() {
+        return None;
+    }
+    let mut table = Table::default();
+    table.chain("between", Some("type filter hook forward priority 0"), lines);
+    Some(table)
+}
+
+/// Subnets that the outside can route to, because it is in their address scope: they are not translated.
+fn routed(view: &View, router: &RouterView, outside: &str) -> Vec<String> {
+    let Some(outer) = scope(view, outside, 0) else {
+        return Vec::new();
+    };
+    let inner = router.interfaces.iter().map(|port| &port.spec.network_id);
+    let inner = inner.filter(|network| scope(view, network, 0) == Some(outer));
+    let subnets = inner
+        .filter_map(|network| view.networks.get(network))
+        .flat_map(|network| &network.subnets);
+    let v4 = subnets.filter(|subnet| subnet.spec.cidr.addr().is_ipv4());
+    v4.map(|subnet| subnet.spec.cidr.to_string()).collect()
+}
+
+/// Single ports of outside addresses.
+fn forwarded(router: &RouterView) -> Vec<String> {
+    let line = |outer: IpAddr, one: &PortForwarding| {
+        let PortForwarding {
+            protocol,
+            external_port,
+            internal_ip_address: inner,
+            internal_port,
+            ..
+        } = one;
+        let is_known = matches!(protocol.as_str(), "tcp" | "udp") && outer.is_ipv4() && inner.is_ipv4();
+        is_known.then(|| format!("ip daddr {outer} {protocol} dport {external_port} dnat to {inner}:{internal_port}"))
+    };
+    let of_address = |floating: &std::sync::Arc<madang_store::Resource<crate::FloatingIp>>| {
+        let spec = floating.spec.clone();
+        spec.port_forwardings
+            .into_iter()
+            .filter_map(move |one| line(spec.address, &one))
+            .collect::<Vec<_>>()
+    };
+    router.floating.iter().flat_map(of_address).collect()
+}
+
+/// Address translation; none without a way out.
+fn translation(view: &View, router: &RouterView) -> Ruleset {
     let (Some((port, _)), Some(spec)) = (gateway(view, router), &router.router.spec.gateway) else {
         return Ruleset::default();
     };
@@ -40,7 +123,9 @@ pub(crate) fn rules(view: &View, router: &RouterView) -> Ruleset {
     table.chain(
         "arriving",
         Some("type nat hook prerouting priority -100"),
-        ["dnat to ip daddr map @inward"],
+        ["dnat to ip daddr map @inward".to_owned()]
+            .into_iter()
+            .chain(forwarded(router)),
     );
     // The chains above see only a connection's first packet; the mark is looked at together with it, below.
     table.chain(
@@ -55,6 +140,9 @@ pub(crate) fn rules(view: &View, router: &RouterView) -> Ruleset {
         format!("oifname != \"{link}\" ct status & dnat == 0 accept"),
         "snat to ip saddr map @outward".to_owned(),
     ];
+    for subnet in routed(view, router, &spec.network_id) {
+        leaving.push(format!("oifname \"{link}\" ip saddr {subnet} accept"));
+    }
     let own = port.spec.fixed_ips.iter().find_map(|ip| match ip.ip_address {
         IpAddr::V4(address) if !address.is_unspecified() => Some(address),
         _ => None,
@@ -82,6 +170,26 @@ mod tests {
     fn a_router_in_nfts_words() {
         let view = sample::view();
         insta::assert_snapshot!(rules(&view, &view.routers[0]).replace_all(&Ruleset::default()));
+    }
+
+    #[test]
+    fn between_address_scopes_there_is_a_wall() {
+        let mut view = sample::view();
+        let first = view.routers[0].interfaces[0].clone();
+        let second = sample::port(2, 20, |spec| spec.binding_host = None);
+        view.routers[0].gateway = None;
+        view.routers[0].interfaces = vec![first.clone(), second.clone()];
+        let same = Some("scope".to_owned());
+        for (other, walls) in [(same.clone(), 0), (None, 2)] {
+            view.scopes.insert(first.spec.network_id.clone(), [same.clone(), None]);
+            view.scopes.insert(second.spec.network_id.clone(), [other, None]);
+            let rules = rules(&view, &view.routers[0]);
+            let lines = rules
+                .tables
+                .get(SCOPES)
+                .map_or(0, |table| table.chains["between"].rules.len());
+            assert_eq!(lines, walls);
+        }
     }
 
     #[test]

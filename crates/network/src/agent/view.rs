@@ -10,7 +10,8 @@ use madang_store::{Resource, Store};
 use uuid::Uuid;
 
 use crate::{
-    AddressGroup, FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, port::owner, subnet_pool, trunk,
+    AddressGroup, FloatingIp, Network, Port, QosPolicy, Router, Rule, Says, SecurityGroup, Subnet, port::owner, qos,
+    subnet_pool, trunk,
 };
 
 /// Owners of router interfaces: the plain one, and those of distributed and replicated routers.
@@ -42,6 +43,8 @@ pub(crate) struct View {
     pub tags: BTreeMap<String, (Uuid, u16)>,
     /// The addresses of address groups that rules here name, by the group's id.
     pub addresses: BTreeMap<String, Vec<IpNet>>,
+    /// The rules of quality of service for ports here, by the port's id.
+    pub qos: BTreeMap<String, Vec<Says>>,
     /// The address scopes of networks that routers here are on, by the network's id: of version 4 and of version 6.
     pub scopes: BTreeMap<String, [Option<String>; 2]>,
 }
@@ -117,6 +120,7 @@ impl View {
             }
         }
         view.read_tags(store);
+        view.read_qos(store);
         view.read_routers(store);
         view.read_scopes(store);
         view.read_groups(store);
@@ -136,6 +140,17 @@ impl View {
         };
         self.networks.insert(id.to_owned(), NetworkView::read(store, network));
         true
+    }
+
+    fn read_qos(&mut self, store: &Store) {
+        for port in &self.ports {
+            let policy = qos::policy_of(store, port).and_then(|id| store.cache::<QosPolicy>().by_name(&id));
+            let Some(policy) = policy.filter(|policy| !policy.spec.rules.is_empty()) else {
+                continue;
+            };
+            let rules = policy.spec.rules.iter().map(|rule| rule.says.clone()).collect();
+            self.qos.insert(port.name().to_owned(), rules);
+        }
     }
 
     fn read_tags(&mut self, store: &Store) {

@@ -314,8 +314,7 @@ fn router(view: &View, router: &RouterView) -> Edge {
         let name = device_name(names::GATEWAY, port.metadata.uid);
         let mut link = edge_link(network, port, names::ROUTER);
         link.announces = true;
-        link.addresses
-            .extend(translated(router).map(|(outer, _)| single(outer)));
+        link.addresses.extend(outer_addresses(router).into_iter().map(single));
         routes.extend(default_routes(network, port, &name));
         links.insert(name, link);
         ports.push(port.key());
@@ -328,7 +327,7 @@ fn router(view: &View, router: &RouterView) -> Edge {
     let floating = router
         .floating
         .iter()
-        .filter(|ip| ip.spec.port_id.is_some())
+        .filter(|ip| ip.spec.port_id.is_some() || !ip.spec.port_forwardings.is_empty())
         .map(|ip| ip.key())
         .collect();
     Edge {
@@ -362,6 +361,19 @@ pub(crate) fn translated(router: &RouterView) -> impl Iterator<Item = (Ipv4Addr,
             _ => None,
         },
     )
+}
+
+/// Outside addresses that a router answers for.
+fn outer_addresses(router: &RouterView) -> BTreeSet<Ipv4Addr> {
+    let forwarding = router
+        .floating
+        .iter()
+        .filter(|floating| !floating.spec.port_forwardings.is_empty());
+    let forwarding = forwarding.filter_map(|floating| match floating.spec.address {
+        IpAddr::V4(outer) => Some(outer),
+        IpAddr::V6(_) => None,
+    });
+    translated(router).map(|(outer, _)| outer).chain(forwarding).collect()
 }
 
 fn edge_link(network: &NetworkView, port: &Resource<Port>, kind: char) -> EdgeLink {

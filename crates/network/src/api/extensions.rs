@@ -7,7 +7,7 @@ use madang_identity::Caller;
 use serde_json::{Value, json};
 
 /// Alias, name and description. An alias is here only when what it stands for works as a whole.
-const EXTENSIONS: [(&str, &str, &str); 56] = [
+const EXTENSIONS: [(&str, &str, &str); 63] = [
     ("agent", "agent", "The agent management extension."),
     (
         "allowed-address-pairs",
@@ -218,6 +218,21 @@ const EXTENSIONS: [(&str, &str, &str); 56] = [
     ),
     ("trunk", "Trunk Extension", "Provides support for trunk ports"),
     ("trunk-details", "Trunk port details", "Expose trunk port details"),
+    (
+        "floating-ip-port-forwarding",
+        "Floating IP Port Forwarding",
+        "Expose floating IP port forwarding",
+    ),
+    (
+        "floating-ip-port-forwarding-detail",
+        "Floating IP Port Forwarding expose detail",
+        "Floating IP exposes forwarding rule id and internal port id",
+    ),
+    (
+        "expose-port-forwarding-in-fip",
+        "Expose Port Forwarding in FIP",
+        "Expose Port Forwarding in Floating IP",
+    ),
     ("address-scope", "Address scope", "Address scopes extension."),
     ("address-group", "Address group", "Support address group"),
     (
@@ -254,6 +269,22 @@ const EXTENSIONS: [(&str, &str, &str); 56] = [
         "rbac-subnetpool",
         "Add subnet pool type to RBAC",
         "Add subnet pool type to RBAC",
+    ),
+    ("qos", "Quality of Service", "The Quality of Service extension."),
+    (
+        "qos-default",
+        "QoS default policy",
+        "Expose the QoS default policy per project",
+    ),
+    (
+        "qos-bw-limit-direction",
+        "Direction for QoS bandwidth limit rule",
+        "Allow to configure QoS bandwidth limit rule with specific direction: ingress or egress",
+    ),
+    (
+        "qos-rule-type-details",
+        "Details of QoS rule types",
+        "Expose details about QoS rule types supported by loaded backend drivers",
     ),
     (
         "standard-attr-timestamp",

@@ -330,11 +330,12 @@ async fn update<K: Exposed>(
         store: api.store,
         caller,
     };
-    let known = visible::<K>(&context, &id)?;
     let rule = format!("update_{}", K::SINGULAR);
-    enforce_or_hide(&context, &known, &rule)?;
+    // What cannot be said of any is refused before it is looked for, as in Neutron.
     let given = member(body.0, K::SINGULAR)?;
     let body = Body::read(K::ATTRIBUTES, &Method::PUT, &given)?;
+    let known = visible::<K>(&context, &id)?;
+    enforce_or_hide(&context, &known, &rule)?;
     let wanted = wanted_revision(&headers)?;
     let key = known.key();
     let changed = context.store.transact(context.caller.cause(), |tx| {

@@ -19,7 +19,7 @@ use super::{
     failure::Stop,
     resource::{Context, Exposed, visible},
 };
-use crate::{FloatingIp, Network, Port, SecurityGroup, Subnet, SubnetPool, Trunk, refusal};
+use crate::{FloatingIp, Network, Port, QosPolicy, SecurityGroup, Subnet, SubnetPool, Trunk, refusal};
 
 /// Neutron's `MAX_TAGS_COUNT`.
 pub(super) const MAX_TAGS: usize = 50;
@@ -51,7 +51,8 @@ tagged!(
     SecurityGroup,
     crate::Router,
     FloatingIp,
-    Trunk
+    Trunk,
+    QosPolicy
 );
 
 /// The routes of all of them.
@@ -66,6 +67,7 @@ pub(super) fn routes() -> Router<NetworkApi> {
         .merge(of::<crate::Router>("routers"))
         .merge(of::<FloatingIp>("floatingips"))
         .merge(of::<Trunk>("trunks"))
+        .merge(of::<QosPolicy>("policies"))
 }
 
 fn of<K: Tagged>(path: &str) -> Router<NetworkApi> {

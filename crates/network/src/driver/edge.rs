@@ -100,9 +100,15 @@ impl EdgeSpace {
         let batch = match &self.rules {
             Some(before) => rules.difference(before),
             // Also when nothing is wanted: something may be there from before a restart, or by somebody else.
-            None => Some(rules.replace_all(&Ruleset {
-                tables: [("ip madang", Default::default())].into(),
-            })),
+            None => Some(
+                rules.replace_all(&Ruleset {
+                    tables: [
+                        ("ip madang", Default::default()),
+                        ("inet madang_scopes", Default::default()),
+                    ]
+                    .into(),
+                }),
+            ),
         };
         if let Some(batch) = batch {
             self.rules = None;

@@ -9,7 +9,7 @@ use madang_http::Query;
 use madang_store::{Metadata, Resource, Tx};
 use serde_json::{Map, Value, json};
 
-use super::{FloatingIp, FloatingIpSpec};
+use super::{FloatingIp, FloatingIpSpec, forwarding_api::in_address};
 use crate::{
     Network, Port, Subnet,
     api::{
@@ -40,6 +40,7 @@ impl Exposed for FloatingIp {
         Attribute::shown("router_id"),
         Attribute::shown("status"),
         Attribute::shown("port_details"),
+        Attribute::shown("port_forwardings"),
     ];
 
     fn facts(_: &Context, floating: &Resource<Self>) -> Facts {
@@ -67,11 +68,12 @@ impl Exposed for FloatingIp {
             .port_id
             .as_deref()
             .and_then(|id| context.store.cache::<Port>().by_name(id));
-        let status = if floating.status.is_active && spec.port_id.is_some() {
+        let status = if floating.status.is_active && (spec.port_id.is_some() || !spec.port_forwardings.is_empty()) {
             "ACTIVE"
         } else {
             "DOWN"
         };
+        let forwardings: Vec<_> = spec.port_forwardings.iter().map(in_address).collect();
         View::of(floating, &spec.description, &spec.tags)
             .with("floating_network_id", spec.network_id.as_str())
             .with("floating_ip_address", spec.address.to_string())
@@ -82,6 +84,7 @@ impl Exposed for FloatingIp {
             .with("dns_domain", spec.dns_domain.as_str())
             .with("dns_name", spec.dns_name.as_str())
             .with("port_details", port.map(|port| details(&port)))
+            .with("port_forwardings", forwardings)
             .done()
     }
 
@@ -101,6 +104,7 @@ impl Exposed for FloatingIp {
             holder_port_id: String::new(),
             port_id: None,
             fixed_ip_address: None,
+            port_forwardings: Vec::new(),
             router_id: None,
             dns_domain: body.text("dns_domain").unwrap_or_default().to_owned(),
             dns_name: body.text("dns_name").unwrap_or_default().to_owned(),

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use madang_store::{ErrorKind, Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
 use uuid::Uuid;
 
-use super::{FloatingIp, FloatingIpSpec};
+use super::{FloatingIp, FloatingIpSpec, forwarding};
 use crate::{
     FixedIp, Network, Port, Router,
     lookup::{find, hold, subnets_of},
@@ -101,11 +101,17 @@ fn update(tx: &mut Tx<'_>, old: &Resource<FloatingIp>, new: &mut Resource<Floati
         give_lead_back(tx, &old.spec);
         take_lead(tx, &new.spec, new.metadata.uid)?;
     }
+    if old.spec.port_forwardings != new.spec.port_forwardings || !new.spec.port_forwardings.is_empty() {
+        forwarding::check(tx, &old.spec.port_forwardings, new)?;
+    }
     usage::change(tx, usage::of_floating_ip(old), usage::of_floating_ip(new));
     Ok(())
 }
 
 fn remove(tx: &mut Tx<'_>, floating: &Resource<FloatingIp>) -> Result<(), StoreError> {
+    if !floating.spec.port_forwardings.is_empty() {
+        return Err(forwarding::in_use(floating.name()));
+    }
     if let Some(holder) = find::<Port>(tx, &floating.spec.holder_port_id) {
         delete_held(tx, &holder)?;
     }
@@ -207,7 +213,7 @@ fn check_not_led_already(
 }
 
 /// The router with its gateway on the external network and an interface on the inside subnet.
-fn router_between(
+pub(super) fn router_between(
     tx: &mut Tx<'_>,
     external: &str,
     subnet: &str,

@@ -17,6 +17,7 @@ use crate::{
         resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all},
         view::View,
     },
+    qos,
     rbac::{self, Action, Shareable},
     refusal::{self, Missing},
 };
@@ -47,6 +48,7 @@ impl Exposed for Network {
         Attribute::shown("status"),
         Attribute::shown("subnets"),
         Attribute::shown("availability_zones"),
+        Attribute::new("qos_policy_id", convert::uuid_or_null),
         Attribute::shown("ipv4_address_scope"),
         Attribute::shown("ipv6_address_scope"),
     ];
@@ -86,6 +88,7 @@ impl Exposed for Network {
             .with("dns_domain", spec.dns_domain.as_str())
             .with("availability_zone_hints", spec.availability_zone_hints.clone())
             .with("availability_zones", zones)
+            .with("qos_policy_id", spec.qos_policy_id.clone())
             .with("ipv4_address_scope", scope_of(context, network.name(), true))
             .with("ipv6_address_scope", scope_of(context, network.name(), false))
             .with("provider:network_type", spec.network_type.as_str())
@@ -94,14 +97,25 @@ impl Exposed for Network {
             .done()
     }
 
-    fn build(_: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+    fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
         let mut spec = NetworkSpec::default();
+        if body.get("qos_policy_id").is_none() {
+            spec.qos_policy_id = qos::rules::default_of(tx, project);
+        } else {
+            qos::api::set(context, body, &mut spec.qos_policy_id)?;
+        }
         fill(&mut spec, body)?;
         Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
     }
 
-    fn change(_: &Context, tx: &mut Tx<'_>, old: &Resource<Self>, body: &Body) -> Result<Arc<Resource<Self>>, Stop> {
+    fn change(
+        context: &Context,
+        tx: &mut Tx<'_>,
+        old: &Resource<Self>,
+        body: &Body,
+    ) -> Result<Arc<Resource<Self>>, Stop> {
         let mut new = old.clone();
+        qos::api::set(context, body, &mut new.spec.qos_policy_id)?;
         fill(&mut new.spec, body)?;
         Ok(tx.update(old, new)?)
     }
@@ -124,6 +138,7 @@ impl Default for NetworkSpec {
             network_type: String::new(),
             physical_network: None,
             dns_domain: String::new(),
+            qos_policy_id: None,
             availability_zone_hints: Vec::new(),
             tags: Vec::new(),
         }

@@ -7,6 +7,7 @@ use super::Network;
 use crate::{
     FloatingIp, Port, Router, dhcp_port,
     lookup::subnets_of,
+    qos,
     quota::{self, Limited},
     rbac::{self, Action, Shareable, rules as sharing},
     refusal, usage,
@@ -78,6 +79,7 @@ fn create(tx: &mut Tx<'_>, network: &mut Resource<Network>) -> Result<(), StoreE
         spec.mtu = largest;
     }
     check_mtu(spec.mtu, largest)?;
+    qos::rules::take_up(tx, network.spec.qos_policy_id.as_ref())?;
     if network.spec.is_shared {
         share(tx, network, Action::AccessAsShared, true)?;
     }
@@ -186,6 +188,9 @@ fn update(tx: &mut Tx<'_>, old: &Resource<Network>, new: &mut Resource<Network>)
             );
             return Err(refusal::conflict("ExternalNetworkInUse", message));
         }
+    }
+    if old.spec.qos_policy_id != new.spec.qos_policy_id {
+        qos::rules::take_up(tx, new.spec.qos_policy_id.as_ref())?;
     }
     if old.spec.is_shared != new.spec.is_shared {
         share(tx, new, Action::AccessAsShared, new.spec.is_shared)?;

@@ -18,6 +18,7 @@ use crate::{
         view::View,
     },
     network::api::facts_on,
+    qos,
     refusal::{self, Missing},
     security_group,
 };
@@ -62,6 +63,8 @@ impl Exposed for Port {
         Attribute::shown("binding:vif_type").restricted(),
         Attribute::shown("binding:vif_details").restricted(),
         Attribute::shown("binding:profile").restricted(),
+        Attribute::new("qos_policy_id", convert::uuid_or_null),
+        Attribute::shown("qos_network_policy_id"),
         Attribute::shown("trunk_details"),
         Attribute::shown("status"),
     ];
@@ -123,6 +126,8 @@ impl Exposed for Port {
             .with("security_groups", spec.security_groups.clone())
             .with("port_security_enabled", spec.port_security_enabled)
             .typed("extra_dhcp_opts", &spec.extra_dhcp_opts)
+            .with("qos_policy_id", spec.qos_policy_id.clone())
+            .with("qos_network_policy_id", qos::network_policy_of(&context.store, port))
             .with("dns_name", spec.dns_name.as_str())
             .with("binding:vnic_type", spec.vnic_type.as_str())
             .with("binding:host_id", spec.binding_host.as_deref().unwrap_or_default())
@@ -233,6 +238,7 @@ fn fill(
     project: &str,
 ) -> Result<(), Stop> {
     check_addresses(context, body, network, project)?;
+    qos::api::set(context, body, &mut spec.qos_policy_id)?;
     body.set_text("name", &mut spec.name);
     body.set_text("description", &mut spec.description);
     body.set_text("device_id", &mut spec.device_id);

@@ -7,7 +7,9 @@ use madang_store::{Op, Resource, StoreBuilder, StoreError, Tx};
 use super::{Port, PortStatus, addresses::Addresses, assign, mac, owner};
 use crate::{
     FloatingIp, Network, SecurityGroup,
+    floating_ip::forwarding,
     lookup::{find, hold},
+    qos,
     quota::{self, Limited},
     rbac,
     refusal::{self, Missing},
@@ -36,6 +38,7 @@ fn create(hints: &Arc<Addresses>, tx: &mut Tx<'_>, port: &mut Resource<Port>) ->
     } else if !network.spec.port_security_enabled && !port.spec.explicit_security_groups {
         port.spec.port_security_enabled = false;
     }
+    qos::rules::take_up(tx, port.spec.qos_policy_id.as_ref())?;
     take_mac(tx, port)?;
     assign::assign(hints, tx, port, &network, &[])?;
     complete_groups(tx, port)?;
@@ -62,6 +65,9 @@ fn update(
             old.name()
         )));
     }
+    if new.spec.qos_policy_id != old.spec.qos_policy_id {
+        qos::rules::take_up(tx, new.spec.qos_policy_id.as_ref())?;
+    }
     if new.spec.mac_address != old.spec.mac_address {
         tx.release(&usage::mac_space(&old.spec.network_id), &old.spec.mac_address);
         take_mac(tx, new)?;
@@ -77,6 +83,7 @@ fn update(
         assign::assign(hints, tx, new, &network, &old.spec.fixed_ips)?;
         let lost = |ip| old.spec.fixed_ips.iter().any(|had| had.ip_address == ip) && !has_address(new, ip);
         leave_floating_ips(tx, old.name(), lost)?;
+        forwarding::leave(tx, old.name(), lost)?;
     }
     if new.spec.security_groups != old.spec.security_groups {
         check_groups(tx, new, &old.spec.security_groups)?;
@@ -103,6 +110,7 @@ fn remove(tx: &mut Tx<'_>, port: &Resource<Port>) -> Result<(), StoreError> {
     }
     crate::trunk::rules::port_goes(tx, port)?;
     leave_floating_ips(tx, port.name(), |_| true)?;
+    forwarding::leave(tx, port.name(), |_| true)?;
     tx.release(&usage::mac_space(&port.spec.network_id), &port.spec.mac_address);
     for ip in &port.spec.fixed_ips {
         tx.release(

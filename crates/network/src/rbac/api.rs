@@ -26,6 +26,7 @@ fn object_type(value: &Value) -> Result<Value, String> {
             "address_scope",
             "subnetpool",
             "address_group",
+            "qos_policy",
         ],
     )
 }

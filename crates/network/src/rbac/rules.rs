@@ -9,7 +9,7 @@ use madang_store::{ErrorKind, Kind, Metadata, Op, Resource, StoreBuilder, StoreE
 
 use super::{Action, EVERYBODY, RbacPolicy, RbacPolicySpec, Shareable};
 use crate::{
-    AddressGroup, AddressScope, FloatingIp, Network, Port, Router, Rule, SecurityGroup, Subnet, SubnetPool,
+    AddressGroup, AddressScope, FloatingIp, Network, Port, QosPolicy, Router, Rule, SecurityGroup, Subnet, SubnetPool,
     lookup::{find, touch},
     quota::{self, Limited},
     refusal,
@@ -108,6 +108,7 @@ pub(super) fn owner(tx: &Tx<'_>, spec: &RbacPolicySpec) -> Option<String> {
         Shareable::AddressScope => of::<AddressScope>(tx, &spec.object_id),
         Shareable::SubnetPool => of::<SubnetPool>(tx, &spec.object_id),
         Shareable::AddressGroup => of::<AddressGroup>(tx, &spec.object_id),
+        Shareable::QosPolicy => of::<QosPolicy>(tx, &spec.object_id),
     }
 }
 
@@ -185,6 +186,14 @@ fn set_flag(tx: &mut Tx<'_>, spec: &RbacPolicySpec) -> Result<(), StoreError> {
             new.spec.is_shared = with_action.any(|policy| policy.spec.target == EVERYBODY);
             tx.update(&scope, new).map(|_| ())
         }
+        Shareable::QosPolicy => {
+            let Some(policy) = find::<QosPolicy>(tx, id) else {
+                return Ok(());
+            };
+            let mut new = (*policy).clone();
+            new.spec.is_shared = with_action.any(|policy| policy.spec.target == EVERYBODY);
+            tx.update(&policy, new).map(|_| ())
+        }
         Shareable::SecurityGroup | Shareable::AddressGroup => Ok(()),
     }
 }
@@ -234,5 +243,10 @@ fn users(tx: &Tx<'_>, policy: &RbacPolicySpec) -> BTreeSet<String> {
         (Shareable::AddressScope, _) => of::<SubnetPool>(tx, "scope", id),
         (Shareable::SubnetPool, _) => of::<Subnet>(tx, "pool", id),
         (Shareable::AddressGroup, _) => of::<Rule>(tx, "address_group", id),
+        (Shareable::QosPolicy, _) => {
+            let mut users = of::<Port>(tx, "qos", id);
+            users.extend(of::<Network>(tx, "qos", id));
+            users
+        }
     }
 }

@@ -302,7 +302,7 @@ async fn quotas_read_as_they_were_set() {
     let cloud = Cloud::new().await;
     let (admin, client) = (cloud.admin(), cloud.member("p1"));
     let (_, shown) = client.get("/v2.0/quotas/p1").await;
-    let defaults = json!({ "network": 100, "subnet": 100, "subnetpool": -1, "port": 500, "router": 10, "floatingip": 50, "security_group": 10, "security_group_rule": 100, "trunk": -1, "rbac_policy": 10, "address_group": -1 });
+    let defaults = json!({ "network": 100, "subnet": 100, "subnetpool": -1, "port": 500, "router": 10, "floatingip": 50, "security_group": 10, "security_group_rule": 100, "trunk": -1, "rbac_policy": 10, "address_group": -1, "qos_policy": -1 });
     assert_eq!(shown, json!({ "quota": defaults }));
     let set = admin
         .update("/v2.0/quotas/p1", json!({ "quota": { "network": 1, "router": -1 } }))

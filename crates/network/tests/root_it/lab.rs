@@ -20,8 +20,8 @@ use madang_host::{
 };
 use madang_network::{
     AddressGroup, AllocationPool, Direction, EtherType, ExternalGateway, FixedIp, FloatingIp, FloatingIpSpec, Network,
-    NetworkSpec, Port, PortSpec, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, Subnet,
-    SubnetPool, SubnetSpec, Trunk,
+    NetworkSpec, Port, PortSpec, QosPolicy, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec,
+    Subnet, SubnetPool, SubnetSpec, Trunk,
     agent::{self, Options},
 };
 use madang_store::{Cause, Kind, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder};
@@ -87,6 +87,7 @@ impl Lab {
             .kind::<FloatingIp>()
             .kind::<Trunk>()
             .kind::<AddressGroup>()
+            .kind::<QosPolicy>()
             .kind::<SubnetPool>();
         let backend = Sqlite::open(SqliteOptions::new(dir.path().join("db"))).await.unwrap();
         let store = builder.open(Arc::new(backend)).await.unwrap();
@@ -205,6 +206,7 @@ impl Lab {
             network_type: "vxlan".into(),
             physical_network: None,
             dns_domain: String::new(),
+            qos_policy_id: None,
             availability_zone_hints: vec![],
             tags: vec![],
         });
@@ -368,6 +370,7 @@ impl Lab {
             holder_port_id: String::new(),
             port_id: Some(guest.port.name().into()),
             fixed_ip_address: Some(guest.address()),
+            port_forwardings: vec![],
             router_id: Some(router.name().into()),
             dns_domain: String::new(),
             dns_name: String::new(),
@@ -438,6 +441,7 @@ impl Net {
             port_security_enabled: true,
             allowed_address_pairs: vec![],
             extra_dhcp_opts: vec![],
+            qos_policy_id: None,
             dns_name: String::new(),
             vnic_type: "normal".into(),
             binding_host: Some(HOST.into()),

@@ -229,6 +229,7 @@ async fn create(
         holder_port_id: String::new(),
         port_id: None,
         fixed_ip_address: None,
+        port_forwardings: Vec::new(),
         router_id: None,
         dns_domain: String::new(),
         dns_name: String::new(),
