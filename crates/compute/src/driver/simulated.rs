@@ -36,6 +36,8 @@ pub struct Behaviour {
     pub start_takes: Duration,
     /// How long a polite stop takes, if it is given that long.
     pub stop_takes: Duration,
+    /// How long a copy of a root takes.
+    pub copy_takes: Duration,
     /// Starts that fail, by number counted from 1: every how manieth, with `simulated failure` as the reason.
     pub fail_every: Option<u64>,
 }
@@ -391,6 +393,9 @@ impl Driver for SimulatedDriver {
                 });
             }
         };
+        if !self.behaviour.copy_takes.is_zero() {
+            sleep(self.behaviour.copy_takes).await;
+        }
         let written = tokio::fs::write(into, blank::qcow2(size)).await;
         written.map_err(DriverError::io(format!("write {}", into.display())))
     }

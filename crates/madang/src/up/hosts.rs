@@ -29,6 +29,7 @@ use madang_host::{
     workload::{Driver, DriverError, State},
 };
 use madang_image::{Intake, LocalCache, LocalIntake};
+use tokio::time::Duration;
 use tracing::warn;
 
 use super::domains::Cloud;
@@ -241,7 +242,12 @@ pub fn simulated(cloud: &Cloud, config: &Config) -> Drivers {
     if config.simulated_hosts == 0 {
         return Drivers::new();
     }
-    let simulated: Arc<dyn Driver> = Arc::new(SimulatedDriver::new(Arc::new(pretended(cloud)), Behaviour::default()));
+    let behaviour = Behaviour {
+        // Copying takes its time wherever there are bytes, and who looks at once sees an image that is being saved.
+        copy_takes: Duration::from_secs(1),
+        ..Behaviour::default()
+    };
+    let simulated: Arc<dyn Driver> = Arc::new(SimulatedDriver::new(Arc::new(pretended(cloud)), behaviour));
     ["qemu", "oci"]
         .map(|name| (name.to_owned(), Arc::clone(&simulated)))
         .into()
