@@ -292,8 +292,7 @@ async fn console(act: &Act<'_>) -> Result<Response, Failure> {
 /// The last `count` lines; all when none is said.
 fn last_lines(text: &str, count: Option<usize>) -> &str {
     let Some(count) = count else { return text };
-    let body = text.strip_suffix('\n').unwrap_or(text);
-    match count.checked_sub(1).map(|skip| body.rmatch_indices('\n').nth(skip)) {
+    match count.checked_sub(1).map(|skip| text.rmatch_indices('\n').nth(skip)) {
         None => "",
         Some(None) => text,
         Some(Some((at, _))) => &text[at + 1..],
@@ -305,9 +304,10 @@ mod tests {
     use super::last_lines;
 
     #[test]
-    fn the_last_lines_of_a_console() {
-        assert_eq!(last_lines("a\nb\nc\n", Some(2)), "b\nc\n");
+    fn the_last_lines_of_a_console_of_which_the_last_may_be_empty() {
+        assert_eq!(last_lines("a\nb\nc\n", Some(3)), "b\nc\n");
         assert_eq!(last_lines("a\nb\nc", Some(1)), "c");
+        assert_eq!(last_lines("a\nb\n", Some(1)), "");
         assert_eq!(last_lines("a\nb\n", Some(9)), "a\nb\n");
         assert_eq!(last_lines("a\nb\n", Some(0)), "");
         assert_eq!(last_lines("a\nb\n", None), "a\nb\n");
