@@ -236,7 +236,12 @@ impl Cloud {
 
     /// Asks as a member of [`PROJECT`].
     pub async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        self.call_as(self.caller(PROJECT, &["member", "reader"]), "2.1", method, path, body)
+        self.call_in("2.1", method, path, body).await
+    }
+
+    /// Asks as a member of [`PROJECT`], in a microversion.
+    pub async fn call_in(&self, version: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+        self.call_as(self.caller(PROJECT, &["member", "reader"]), version, method, path, body)
             .await
     }
 

@@ -100,39 +100,16 @@ async fn a_host_is_busy_while_it_builds_and_remembers_what_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_takes_as_many_of_a_group_as_its_rule_says() {
     let cloud = Cloud::new(Options::default()).await;
-    let caller = || cloud.caller(PROJECT, &["member", "reader"]);
-    let group =
-        |policy: &str, rules: Value| json!({ "server_group": { "name": "g", "policy": policy, "rules": rules } });
     let two = json!({ "max_server_per_host": 2 });
-    let (status, body) = cloud
-        .call_as(
-            caller(),
-            "2.64",
-            "POST",
-            "/os-server-groups",
-            group("affinity", two.clone()),
-        )
-        .await;
-    assert_eq!(status, 400, "{body}");
-    let (status, body) = cloud
-        .call_as(
-            caller(),
-            "2.63",
-            "POST",
-            "/os-server-groups",
-            group("anti-affinity", two.clone()),
-        )
-        .await;
-    assert_eq!(status, 400, "{body}");
-    let (status, body) = cloud
-        .call_as(
-            caller(),
-            "2.64",
-            "POST",
-            "/os-server-groups",
-            group("anti-affinity", two.clone()),
-        )
-        .await;
+    let group = async |version: &str, policy: &str| {
+        let body = json!({ "server_group": { "name": "g", "policy": policy, "rules": two } });
+        cloud.call_in(version, "POST", "/os-server-groups", body).await
+    };
+    for (version, policy) in [("2.64", "affinity"), ("2.63", "anti-affinity")] {
+        let (status, body) = group(version, policy).await;
+        assert_eq!(status, 400, "{version} {policy}: {body}");
+    }
+    let (status, body) = group("2.64", "anti-affinity").await;
     assert_eq!((status, &body["server_group"]["rules"]), (200, &two), "{body}");
     let mut wanted = cloud.wanted("member");
     wanted["server"]["min_count"] = json!(4);
