@@ -10,7 +10,7 @@ import openstack
 
 from lab import inside, wait_for
 
-NEWEST = "2.96"
+NEWEST = "2.104"
 
 
 class Account:

@@ -11,7 +11,7 @@ from wire import Wire
 
 pytestmark = pytest.mark.walk
 
-MICROVERSION = {"OpenStack-API-Version": "compute 2.96"}
+MICROVERSION = {"OpenStack-API-Version": "compute 2.104"}
 
 
 @pytest.fixture(scope="module")

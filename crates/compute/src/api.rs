@@ -5,6 +5,7 @@ mod hosts;
 pub(crate) mod input;
 mod policy;
 pub(crate) mod proxies;
+mod queries;
 mod usage;
 mod versions;
 
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// The newest microversion spoken.
-pub const NEWEST: Microversion = Microversion(2, 96);
+pub const NEWEST: Microversion = Microversion(2, 104);
 /// The oldest, and what a request without the header gets.
 pub const OLDEST: Microversion = Microversion(2, 1);
 
@@ -129,6 +130,14 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .route(
             "/servers/{id}/migrations/{migration}/action",
             post(server::api::migrations::act),
+        )
+        .route(
+            "/servers/{id}/shares",
+            get(server::shares::list).post(server::shares::attach),
+        )
+        .route(
+            "/servers/{id}/shares/{share}",
+            get(server::shares::show).delete(server::shares::detach),
         );
     let sizes = Router::new()
         .route("/flavors", get(flavor::api::list).post(flavor::api::create))
@@ -174,7 +183,8 @@ pub fn router(api: ComputeApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         )
         .route("/os-console-auth-tokens/{token}", get(console::api::token));
     let door = console::door::router(api.clone());
-    let authenticated = authenticate(servers.merge(sizes).merge(operations).merge(around()).with_state(api));
+    let all = servers.merge(sizes).merge(operations).merge(around());
+    let authenticated = authenticate(queries::checked(all).with_state(api));
     let microversions = Microversions::new("compute", OLDEST, NEWEST).legacy("x-openstack-nova-api-version");
     // The API before microversions: the same calls in their oldest form.
     let v2 = authenticated
@@ -204,6 +214,7 @@ fn around() -> Router<ComputeApi> {
         .merge(proxies::routes())
         .merge(usage::routes())
         .merge(server::diagnostics::routes())
+        .merge(server::api::volumes_boot())
 }
 
 /// Where the service is, as the client names it: what links start with.

@@ -30,6 +30,7 @@ pub mod migration;
 pub(crate) mod moves;
 pub mod password;
 pub mod rules;
+pub mod shares;
 pub mod state;
 pub mod tags;
 pub mod verbs;
@@ -88,6 +89,9 @@ pub struct ServerSpec {
     pub user: String,
     /// The image it was made from.
     pub image: Option<String>,
+    /// The image's properties, as they were then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_properties: BTreeMap<String, String>,
     /// The flavor's id, as it was then.
     pub flavor_id: String,
     /// The flavor, as it was then.
@@ -107,9 +111,12 @@ pub struct ServerSpec {
     /// Gets its metadata on a drive, too.
     #[serde(default)]
     pub config_drive: bool,
-    /// The zone asked for.
+    /// The zone it has to be in, wherever it moves.
     #[serde(default)]
     pub availability_zone: Option<String>,
+    /// What its maker told the scheduler, but for the group: name to values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hints: BTreeMap<String, Vec<String>>,
     /// The driver that runs it: `qemu` or `oci`.
     pub driver: String,
     /// Whether it is to run. The agent writes `Off` when the guest powered itself off.
@@ -359,6 +366,7 @@ pub(crate) mod tests {
             description: None,
             user: "u1".to_owned(),
             image: Some(Uuid::nil().to_string()),
+            image_properties: BTreeMap::new(),
             flavor_id: "1".to_owned(),
             flavor,
             key: None,
@@ -367,6 +375,7 @@ pub(crate) mod tests {
             tags: BTreeSet::new(),
             config_drive: false,
             availability_zone: None,
+            hints: BTreeMap::new(),
             driver: "qemu".to_owned(),
             power: Power::On,
             reboots: 0,

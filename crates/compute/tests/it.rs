@@ -13,6 +13,8 @@ mod groups;
 mod life;
 #[path = "it/local_disks.rs"]
 mod local_disks;
+#[path = "it/microversions.rs"]
+mod microversions;
 #[path = "it/placing.rs"]
 mod placing;
 #[path = "it/refusals.rs"]

@@ -1,7 +1,7 @@
 //! What Nova's schemas share: names, numbers, switches, and the formats that its validator knows.
 
 use base64::Engine as _;
-use madang_http::{Failure, Form, Format, Microversion, Schema, parse_bool};
+use madang_http::{Failure, Form, Format, Microversion, Query, Schema, parse_bool};
 use serde_json::{Value, json};
 
 /// Formats that JSON schema does not have and Nova's validator does.
@@ -114,6 +114,18 @@ pub(crate) fn until(version: Microversion, minor: u16) -> Result<(), Failure> {
     } else {
         Err(unsupported(version))
     }
+}
+
+/// Refuses a query with a parameter that is not `known`.
+///
+/// # Errors
+/// `Invalid` in the words of Nova's schemas.
+pub(crate) fn refuse_unknown(query: &Query, known: impl Fn(&str) -> bool) -> Result<(), Failure> {
+    let Some((name, _)) = query.iter().find(|(name, _)| !known(name)) else {
+        return Ok(());
+    };
+    let message = format!("Additional properties are not allowed ('{name}' was unexpected)");
+    Err(Failure::invalid(message).because("SchemaValidationError").at(name))
 }
 
 fn unsupported(version: Microversion) -> Failure {

@@ -16,35 +16,44 @@ use serde_json::{Value, json};
 use super::door::{PAGE, WEBSOCKET};
 use crate::{
     Server,
-    api::{ComputeApi, base},
+    api::{ComputeApi, base, input},
     server::{api::find_for, state},
 };
 
 const RULE: &str = "os_compute_api:os-remote-consoles";
 
-static REMOTE: LazyLock<Schema> = LazyLock::new(|| {
-    let asked = json!({
-        "type": "object",
-        "properties": {
-            "protocol": { "type": "string", "enum": ["vnc", "spice", "rdp", "serial", "mks"] },
-            "type": {
-                "type": "string",
-                "enum": ["novnc", "xvpvnc", "rdp-html5", "spice-html5", "serial", "webmks"],
-            },
-        },
-        "required": ["protocol", "type"],
-        "additionalProperties": false,
-    });
-    Schema::new(
-        Form::Nova,
-        json!({
-            "type": "object",
-            "properties": { "remote_console": asked },
-            "required": ["remote_console"],
-            "additionalProperties": false,
-        }),
-    )
-});
+/// What may be asked for, here or anywhere.
+fn schema(version: Microversion) -> &'static Schema {
+    fn of(minor: u16) -> Schema {
+        let (mut protocols, mut types) = (
+            vec!["vnc", "spice", "serial", "rdp"],
+            vec!["novnc", "xvpvnc", "spice-html5", "serial", "rdp-html5"],
+        );
+        if minor >= 8 {
+            protocols.push("mks");
+            types.push("webmks");
+        }
+        if minor >= 99 {
+            types.push("spice-direct");
+        }
+        let properties = json!({
+            "protocol": { "type": "string", "enum": protocols },
+            "type": { "type": "string", "enum": types },
+        });
+        Schema::new(
+            Form::Nova,
+            input::wrapped("remote_console", properties, &["protocol", "type"]),
+        )
+    }
+    static FIRST: LazyLock<Schema> = LazyLock::new(|| of(6));
+    static MKS: LazyLock<Schema> = LazyLock::new(|| of(8));
+    static DIRECT: LazyLock<Schema> = LazyLock::new(|| of(99));
+    match version {
+        v if v >= Microversion(2, 99) => &DIRECT,
+        v if v >= Microversion(2, 8) => &MKS,
+        _ => &FIRST,
+    }
+}
 
 /// `POST /servers/{id}/remote-consoles`, from 2.6.
 pub async fn create(
@@ -58,7 +67,7 @@ pub async fn create(
     if version < Microversion(2, 6) {
         return Err(Failure::not_found("The resource could not be found."));
     }
-    REMOTE.check(&body)?;
+    schema(version).check(&body)?;
     let server = find_for(&api, &caller, &id, RULE)?;
     let asked = &body["remote_console"];
     let protocol = asked["protocol"].as_str().unwrap_or_default();

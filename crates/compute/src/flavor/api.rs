@@ -52,7 +52,12 @@ pub(super) fn find(api: &ComputeApi, caller: &Caller, id: &str) -> Result<Arc<Re
     flavor.ok_or_else(|| Failure::not_found(format!("Flavor {id} could not be found.")))
 }
 
-fn selected(api: &ComputeApi, caller: &Caller, query: &Query) -> Result<Page<Arc<Resource<Flavor>>>, Failure> {
+fn selected(
+    api: &ComputeApi,
+    caller: &Caller,
+    version: Microversion,
+    query: &Query,
+) -> Result<Page<Arc<Resource<Flavor>>>, Failure> {
     let number = |name: &str| -> Result<u32, Failure> {
         let Some(text) = query.get(name) else { return Ok(0) };
         text.parse()
@@ -80,7 +85,17 @@ fn selected(api: &ComputeApi, caller: &Caller, query: &Query) -> Result<Page<Arc
         };
         is_listed && !spec.is_disabled && spec.ram_mb >= min_ram && spec.disk_gb >= min_disk
     });
-    let keys = SortKeys::from(query, SORT_KEYS, &[("flavorid", Direction::Ascending)])?;
+    // Ignored before 2.102.
+    let name = query.get("name").filter(|_| version >= Microversion(2, 102));
+    if let Some(name) = name {
+        flavors.retain(|flavor| flavor.spec.name == name);
+    }
+    let sort_keys: Vec<&str> = SORT_KEYS
+        .iter()
+        .copied()
+        .filter(|key| *key != "rxtx_factor" || version < Microversion(2, 102))
+        .collect();
+    let keys = SortKeys::from(query, &sort_keys, &[("flavorid", Direction::Ascending)])?;
     keys.sort(&mut flavors, sort_value);
     PageQuery::from(query, LIMITS)?.cut(flavors, |flavor| flavor.name())
 }
@@ -125,7 +140,7 @@ pub async fn list(
     query: Query,
     info: RequestInfo,
 ) -> Result<Response, Failure> {
-    let page = selected(&api, &caller, &query)?;
+    let page = selected(&api, &caller, version, &query)?;
     let base = base(&info);
     Ok(listed(&page, &info, &query, |flavor| brief(flavor, &base, version)))
 }
@@ -138,7 +153,7 @@ pub async fn detail(
     query: Query,
     info: RequestInfo,
 ) -> Result<Response, Failure> {
-    let page = selected(&api, &caller, &query)?;
+    let page = selected(&api, &caller, version, &query)?;
     let base = base(&info);
     Ok(listed(&page, &info, &query, |flavor| {
         full(flavor, &base, version, true)
@@ -160,10 +175,19 @@ pub async fn show(
     ))
 }
 
-static CREATE: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, create_schema(false)));
-static CREATE_DESCRIBED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, create_schema(true)));
+/// What a new flavor may say.
+fn create_schema(version: Microversion) -> &'static Schema {
+    static FIRST: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, create_body(1)));
+    static DESCRIBED: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, create_body(55)));
+    static WITHOUT_FACTOR: LazyLock<Schema> = LazyLock::new(|| Schema::new(Form::Nova, create_body(102)));
+    match version {
+        v if v >= Microversion(2, 102) => &WITHOUT_FACTOR,
+        v if v >= Microversion(2, 55) => &DESCRIBED,
+        _ => &FIRST,
+    }
+}
 
-fn create_schema(has_description: bool) -> Value {
+fn create_body(minor: u16) -> Value {
     let number = |minimum: u32| json!({ "type": ["integer", "string"], "pattern": "^[0-9]*$", "minLength": 1, "minimum": minimum, "maximum": 0x7fff_ffff });
     let mut properties = json!({
         "name": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^\\s*\\S[\\s\\S]*$" },
@@ -177,10 +201,12 @@ fn create_schema(has_description: bool) -> Value {
         "disk": number(0),
         "OS-FLV-EXT-DATA:ephemeral": number(0),
         "swap": number(0),
-        "rxtx_factor": { "type": ["number", "string"], "minimum": 0 },
         "os-flavor-access:is_public": { "type": ["boolean", "string"] },
     });
-    if has_description {
+    if minor < 102 {
+        properties["rxtx_factor"] = json!({ "type": ["number", "string"], "minimum": 0 });
+    }
+    if minor >= 55 {
         properties["description"] = json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535 });
     }
     json!({
@@ -205,12 +231,7 @@ pub async fn create(
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
     caller.enforce("os_compute_api:os-flavor-manage:create", &[])?;
-    let schema = if version >= Microversion(2, 55) {
-        &CREATE_DESCRIBED
-    } else {
-        &CREATE
-    };
-    schema.check(&body)?;
+    create_schema(version).check(&body)?;
     let flavor = &body["flavor"];
     let number = |name: &str| -> Result<u32, Failure> {
         let value = &flavor[name];

@@ -31,12 +31,14 @@ pub(super) fn full(flavor: &Resource<Flavor>, base: &str, version: Microversion,
         "disk": spec.disk_gb,
         "swap": swap,
         "OS-FLV-EXT-DATA:ephemeral": spec.ephemeral_gb,
-        "OS-FLV-DISABLED:disabled": spec.is_disabled,
         "vcpus": spec.vcpus,
         "os-flavor-access:is_public": spec.is_public,
-        "rxtx_factor": spec.rxtx_factor,
         "links": links(base, id),
     });
+    if version < Microversion(2, 102) {
+        shown["OS-FLV-DISABLED:disabled"] = json!(spec.is_disabled);
+        shown["rxtx_factor"] = json!(spec.rxtx_factor);
+    }
     if version >= Microversion(2, 55) {
         shown["description"] = json!(spec.description);
     }

@@ -60,19 +60,6 @@ fn view(store: &Store, group: &Resource<ServerGroup>, version: Microversion) -> 
     shown
 }
 
-/// What a list's query may hold since 2.75.
-static STRICT: LazyLock<Schema> = LazyLock::new(|| {
-    let texts = json!({ "type": "array", "items": { "type": "string" } });
-    Schema::new(
-        Form::Nova,
-        json!({
-            "type": "object",
-            "properties": { "all_projects": texts, "limit": texts, "offset": texts },
-            "additionalProperties": false,
-        }),
-    )
-});
-
 /// `GET /os-server-groups`.
 pub async fn list(
     State(api): State<ComputeApi>,
@@ -82,9 +69,6 @@ pub async fn list(
 ) -> Result<Response, Failure> {
     let own = caller.subject.project_id().unwrap_or_default();
     enforce(&caller, "os_compute_api:os-server-groups:index", own)?;
-    if version >= Microversion(2, 75) {
-        STRICT.check_query(&query)?;
-    }
     let all = query.has("all_projects") && caller.allows("os_compute_api:os-server-groups:index:all_projects", &[]);
     let groups = api.store.cache::<ServerGroup>();
     let mut groups = if all { groups.all() } else { groups.in_project(own) };

@@ -8,8 +8,11 @@ mod filter;
 pub mod migrations;
 
 use axum::{
-    extract::{Path, State},
+    Router,
+    extract::{Path, Request, State},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
+    routing::{get, post},
 };
 use http::{HeaderValue, StatusCode, header};
 use madang_http::{
@@ -248,7 +251,9 @@ fn update_schema(version: Microversion) -> &'static Schema {
     static DESCRIBED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(19)));
     static NAMED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(90)));
     static QUALIFIED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(94)));
+    static PINNED: LazyLock<Schema> = LazyLock::new(|| input::nova(update_body(104)));
     match version {
+        v if v >= Microversion(2, 104) => &PINNED,
         v if v >= Microversion(2, 94) => &QUALIFIED,
         v if v >= Microversion(2, 90) => &NAMED,
         v if v >= Microversion(2, 19) => &DESCRIBED,
@@ -274,12 +279,10 @@ fn update_body(minor: u16) -> Value {
             create::hostname_schema()
         };
     }
-    json!({
-        "type": "object",
-        "properties": { "server": { "type": "object", "properties": properties, "additionalProperties": false } },
-        "required": ["server"],
-        "additionalProperties": false,
-    })
+    if minor >= 104 {
+        properties["pinned_availability_zone"] = json!({ "oneOf": [input::name(), { "type": "null" }] });
+    }
+    input::wrapped("server", properties, &[])
 }
 
 /// `PUT /servers/{id}`.
@@ -304,6 +307,7 @@ pub async fn update(
         is_disk_automatic: body["server"].get("OS-DCF:diskConfig").map(|config| config == "AUTO"),
         access_ipv4: body["server"]["accessIPv4"].as_str().and_then(|ip| ip.parse().ok()),
         access_ipv6: body["server"]["accessIPv6"].as_str().and_then(|ip| ip.parse().ok()),
+        zone: body["server"].get("pinned_availability_zone").map(text),
     };
     let server = verbs::update(&api.store, &caller, &server, &update).await?;
     if version >= Microversion(2, 75) {
@@ -353,6 +357,20 @@ pub async fn delete(
     };
     verbs::delete(&api.store, &caller, &server, end).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `/os-volumes_boot`: `/servers` by another name, until 2.102.
+pub(crate) fn volumes_boot() -> Router<ComputeApi> {
+    async fn check(version: Microversion, request: Request, next: Next) -> Result<Response, Failure> {
+        input::until(version, 102)?;
+        Ok(next.run(request).await)
+    }
+    Router::new()
+        .route("/os-volumes_boot", get(list).post(create))
+        .route("/os-volumes_boot/detail", get(detail))
+        .route("/os-volumes_boot/{id}", get(show).put(update).delete(delete))
+        .route("/os-volumes_boot/{id}/action", post(act))
+        .route_layer(middleware::from_fn(check))
 }
 
 /// `GET /servers/{id}/ips`.

@@ -174,6 +174,7 @@ fn create_one(
         description: request.description.clone(),
         user: request.user.clone(),
         image: request.image.clone(),
+        image_properties: request.image_properties.clone(),
         flavor_id: request.flavor.name().to_owned(),
         flavor: request.flavor.spec.clone(),
         key: request.key.clone(),
@@ -182,6 +183,7 @@ fn create_one(
         tags: request.tags.clone(),
         config_drive: request.config_drive,
         availability_zone: request.availability_zone.clone(),
+        hints: request.hints.clone(),
         driver: if request.is_container { "oci" } else { "qemu" }.to_owned(),
         power: Power::On,
         reboots: 0,
@@ -211,13 +213,10 @@ fn create_one(
 fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
     let mut metadata = Metadata::new(&request.project, server.name());
     metadata.owners = vec![server.as_owner()];
-    let mut spec = ClaimSpec {
+    let spec = ClaimSpec {
         host: request.host.clone(),
         ..claim_spec(server, request.group.clone(), request.image_properties.clone())
     };
-    if let Some(wishes) = &mut spec.wishes {
-        wishes.hints = request.hints.clone();
-    }
     Resource::new(metadata, spec)
 }
 
@@ -237,6 +236,7 @@ pub(super) fn claim_spec(server: &Resource<Server>, group: Option<ClaimGroup>, i
         wishes: Some(Box::new(Wishes {
             image: server.spec.image.clone(),
             image_properties: image,
+            hints: server.spec.hints.clone(),
             ..wishes(None, flavor)
         })),
         ..ClaimSpec::default()

@@ -52,7 +52,10 @@ pub(super) fn begin(
 ) -> Result<(), StoreError> {
     migration::begin(tx, server, moving.migration, moving.kind, new_flavor_id)?;
     let own = own_claim(tx, server)?;
-    let wanted = wanted(&own.spec);
+    let wanted = ClaimSpec {
+        zone: server.spec.availability_zone.clone(),
+        ..wanted(&own.spec)
+    };
     handover::set_aside(tx, &own, &moving.migration.to_string(), server.as_owner(), wanted)?;
     server.spec.asked.moving = Some(moving);
     Ok(())

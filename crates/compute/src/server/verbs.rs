@@ -19,7 +19,8 @@ use madang_store::{Resource, Store, StoreError, Tx};
 
 use crate::{
     Phase, Power, Server,
-    server::{Asked, Doing, Fault, Lock, state},
+    aggregate::zone_of,
+    server::{Asked, Doing, Fault, Lock, state, view::host_of},
 };
 
 /// A server as its verb left it.
@@ -251,14 +252,20 @@ pub struct Update {
     pub access_ipv4: Option<Ipv4Addr>,
     /// Where the user says it is reached, in IPv6.
     pub access_ipv6: Option<Ipv6Addr>,
+    /// The zone it has to be in wherever it moves, which is the one it is in; inner none lets it move to any.
+    pub zone: Option<Option<String>>,
 }
 
 /// Renames and redescribes.
 ///
 /// # Errors
-/// `NotFound` when it is gone.
+/// `NotFound` when it is gone; `Conflict` for another zone than it is in or has to be in.
 pub async fn update(store: &Store, caller: &Caller, server: &Resource<Server>, update: &Update) -> Done {
     edit(store, caller, server, |server| {
+        if let Some(zone) = &update.zone {
+            check_pin(store, server, zone.as_deref())?;
+            server.spec.availability_zone.clone_from(zone);
+        }
         if let Some(name) = &update.name {
             server.spec.name.clone_from(name);
         }
@@ -274,6 +281,29 @@ pub async fn update(store: &Store, caller: &Caller, server: &Resource<Server>, u
         Ok(())
     })
     .await
+}
+
+/// Whether a server may be held to a zone from now on, or to none.
+fn check_pin(store: &Store, server: &Resource<Server>, zone: Option<&str>) -> Result<(), Failure> {
+    let pinned = server.spec.availability_zone.as_deref();
+    if zone.is_none() || zone == pinned {
+        return Ok(());
+    }
+    let refuse = |reason: String| Err(Failure::conflict(reason).at("pinned_availability_zone"));
+    if let Some(pinned) = pinned {
+        return refuse(format!(
+            "the server is held to availability zone '{pinned}': set pinned_availability_zone to null first"
+        ));
+    }
+    let is = host_of(store, server).map(|host| zone_of(store, &host));
+    if is.as_deref() == zone {
+        return Ok(());
+    }
+    refuse(format!(
+        "the server is in availability zone '{}' and can be held to no other, such as '{}'",
+        is.unwrap_or_default(),
+        zone.unwrap_or_default()
+    ))
 }
 
 /// Changes its metadata.

@@ -1,6 +1,8 @@
 //! A server as Nova shows it, by microversion. Borrowed from the caches and written straight to bytes: a list of a
 //! thousand servers is rendered in milliseconds.
 
+mod image_properties;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
@@ -121,8 +123,7 @@ impl<'a> Surroundings<'a> {
         let (project, host) = (server.project(), server.status.host.as_deref());
         let mut places = self.places.borrow_mut();
         let place = places.entry((project, host)).or_insert_with(|| {
-            let providers = self.store.cache::<Provider>();
-            let provider = host.and_then(|name| providers.by("name", name).into_iter().next());
+            let provider = host_of(self.store, server);
             Arc::new(Place {
                 zone: provider.as_deref().map(|provider| zone_of(self.store, provider)),
                 host_status: host_status(provider.as_deref()),
@@ -131,6 +132,12 @@ impl<'a> Surroundings<'a> {
         });
         Arc::clone(place)
     }
+}
+
+/// The host that a server is on.
+pub(super) fn host_of(store: &Store, server: &Resource<Server>) -> Option<Arc<Resource<Provider>>> {
+    let hosts = store.cache::<Provider>().by("name", server.status.host.as_deref()?);
+    hosts.into_iter().next()
 }
 
 /// The group a server is in, while there is that group.
@@ -207,6 +214,8 @@ pub fn links_of<'a>(base: &'a str, id: &'a str) -> impl Serialize + use<'a> {
 struct Reference<'a> {
     id: &'a str,
     links: [Link<'a, 5>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<BTreeMap<&'a str, &'a str>>,
 }
 
 fn reference<'a>(base: &'a str, collection: &'a str, id: &'a str) -> Reference<'a> {
@@ -216,7 +225,21 @@ fn reference<'a>(base: &'a str, collection: &'a str, id: &'a str) -> Reference<'
             rel: "bookmark",
             href: Joined([base, "/", collection, "/", id]),
         }],
+        properties: None,
     }
+}
+
+/// Those properties of an image that Nova knows, each as long as it keeps them.
+fn shown_properties(properties: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    let known = properties
+        .iter()
+        .filter(|(name, _)| image_properties::KNOWN.binary_search(&name.as_str()).is_ok());
+    known
+        .map(|(name, value)| {
+            let end = value.char_indices().nth(255).map_or(value.len(), |(end, _)| end);
+            (name.as_str(), &value[..end])
+        })
+        .collect()
 }
 
 /// The flavor as it is embedded since 2.47.
@@ -362,7 +385,16 @@ impl Serialize for Shown<'_> {
         map.serialize_entry("metadata", &spec.metadata)?;
         map.serialize_entry("hostId", &place.host_id)?;
         match &spec.image {
-            Some(image) => map.serialize_entry("image", &reference(base, "images", image))?,
+            Some(image) => {
+                let properties = look.from(98).then(|| shown_properties(&spec.image_properties));
+                map.serialize_entry(
+                    "image",
+                    &Reference {
+                        properties,
+                        ..reference(base, "images", image)
+                    },
+                )?;
+            }
             None => map.serialize_entry("image", "")?,
         }
         if look.from(47) {
@@ -433,11 +465,25 @@ impl Serialize for Shown<'_> {
         if look.from(71) && look.is_single {
             map.serialize_entry("server_groups", &self.server_groups)?;
         }
+        if look.from(100) {
+            map.serialize_entry("scheduler_hints", &self.hints())?;
+        }
         map.end()
     }
 }
 
 impl Shown<'_> {
+    /// What the scheduler was told; a group as long as there is one.
+    fn hints(&self) -> BTreeMap<&str, &[String]> {
+        let hints = self.server.spec.hints.iter();
+        let mut hints: BTreeMap<&str, &[String]> =
+            hints.map(|(name, values)| (name.as_str(), values.as_slice())).collect();
+        if !self.server_groups.is_empty() {
+            hints.insert("group", &self.server_groups);
+        }
+        hints
+    }
+
     fn admin_fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         let (spec, status, look) = (&self.server.spec, &self.server.status, self.look);
         map.serialize_entry("OS-EXT-SRV-ATTR:host", &status.host)?;

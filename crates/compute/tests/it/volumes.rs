@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cloud::{Cloud, Options, PROJECT};
 
-async fn volume(cloud: &Cloud, source: Source) -> String {
+pub async fn volume(cloud: &Cloud, source: Source) -> String {
     let spec = VolumeSpec {
         size_gib: 1,
         source,

@@ -395,7 +395,7 @@ impl Drop for World {
 /// The newest of each service.
 fn version(path: &str) -> &'static str {
     match path.split('/').nth(1) {
-        Some("compute") => "compute 2.96",
+        Some("compute") => "compute 2.104",
         Some("placement") => "placement 1.39",
         Some("volume") => "volume 3.71",
         _ => "identity 3.14",

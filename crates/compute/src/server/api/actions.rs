@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{migrations::time, to_value};
 use crate::{
     Server,
-    api::{ComputeApi, enforce},
+    api::{ComputeApi, enforce, input},
     server::{
         Action, Departed, Event,
         view::{host_id, micros},
@@ -79,10 +79,7 @@ fn window(version: Microversion, query: &Query) -> Result<(Option<Timestamp>, Op
         "changes-before" => version >= Microversion(2, 66),
         _ => false,
     };
-    if let Some((name, _)) = query.iter().find(|(name, _)| !known(name)) {
-        let message = format!("Additional properties are not allowed ('{name}' was unexpected)");
-        return Err(Failure::invalid(format!("Invalid input for query parameters {name}. {message}")).at(name));
-    }
+    input::refuse_unknown(query, known)?;
     let read = |name: &str| query.get(name).map(|value| time(name, value)).transpose();
     let (since, before) = (read("changes-since")?, read("changes-before")?);
     if since.zip(before).is_some_and(|(since, before)| since > before) {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{find, find_for};
 use crate::{
-    api::{ComputeApi, base},
+    api::{ComputeApi, base, input},
     server::{Migration, Move, MoveKind, Stage, migration::number, state, verbs, view::micros},
 };
 
@@ -69,10 +69,7 @@ fn check_query(version: Microversion, query: &Query) -> Result<(), Failure> {
         "user_id" | "project_id" => version >= Microversion(2, 80),
         _ => false,
     };
-    if let Some((name, _)) = query.iter().find(|(name, _)| !known(name)) {
-        let message = format!("Additional properties are not allowed ('{name}' was unexpected)");
-        return Err(Failure::invalid(format!("Invalid input for query parameters {name}. {message}")).at(name));
-    }
+    input::refuse_unknown(query, known)?;
     for name in ["changes-since", "changes-before"] {
         if let Some(value) = query.get(name) {
             time(name, value)?;

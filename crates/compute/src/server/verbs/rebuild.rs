@@ -67,6 +67,7 @@ pub async fn rebuild(
         let spec = &mut server.spec;
         if let Some(is) = &mut spec.image {
             image.name().clone_into(is);
+            spec.image_properties.clone_from(&image.spec.properties);
         }
         spec.asked.reimage = reimage;
         spec.asked.rebuilds += 1;

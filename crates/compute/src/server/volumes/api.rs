@@ -186,6 +186,9 @@ pub async fn attach(
         return Err(super::wrong_phase(&server, "attach_volume"));
     }
     let made = attach_to(&api.store, &caller, &server, &wanted).await?;
+    if version >= Microversion(2, 101) {
+        return Ok(StatusCode::ACCEPTED.into_response());
+    }
     Ok(json(
         StatusCode::OK,
         &json!({ "volumeAttachment": view(&made, version) }),
