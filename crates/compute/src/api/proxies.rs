@@ -2,6 +2,7 @@
 //! still ask it. Gone since microversion 2.36 (image metadata since 2.39). Everything here reads and writes the other
 //! domains' resources; their own rules decide.
 
+mod collection;
 pub(crate) mod floating_ips;
 mod images;
 mod networks;
@@ -10,11 +11,10 @@ pub(crate) mod security_groups;
 mod volumes;
 
 use axum::Router;
-use madang_http::{Failure, Microversion};
-use madang_identity::Caller;
+use madang_http::Failure;
 use madang_store::{ErrorKind, StoreError};
 
-use super::{ComputeApi, input};
+use super::ComputeApi;
 
 /// The last microversion that has these.
 const LAST: u16 = 35;
@@ -27,14 +27,6 @@ pub(super) fn routes() -> Router<ComputeApi> {
         .merge(security_groups::routes())
         .merge(volumes::routes())
         .merge(removed::routes())
-}
-
-/// Requires a microversion that has it, and that the caller may do `rule` in its own project; says which that is.
-fn allowed<'c>(caller: &'c Caller, version: Microversion, rule: &str) -> Result<&'c str, Failure> {
-    input::until(version, LAST)?;
-    let project = caller.project()?;
-    super::enforce(caller, rule, project)?;
-    Ok(project)
 }
 
 /// What another domain's rule refused, with the statuses that Nova gave it: what does not fit was the request's fault.

@@ -5,13 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::{Path, State},
-    response::{IntoResponse, Response},
-    routing::get,
-};
+use axum::{Router, body::Bytes, response::Response, routing::get};
 use http::StatusCode;
 use madang_http::{Failure, Microversion, Schema, json};
 use madang_identity::Caller;
@@ -19,17 +13,55 @@ use madang_network::{FloatingIp, FloatingIpSpec, Network, Port, Subnet};
 use madang_store::{Metadata, Resource, Store, StoreError};
 use serde_json::{Value, json};
 
-use super::{allowed, refusal};
+use super::{
+    collection::{self, Asked, Collection, on_delete, on_list, on_show},
+    refusal,
+};
 use crate::{
     Server,
-    api::{ComputeApi, failure, input},
+    api::{ComputeApi, input},
 };
 
 pub(super) fn routes() -> Router<ComputeApi> {
     Router::new()
         .route("/os-floating-ip-pools", get(pools))
-        .route("/os-floating-ips", get(list).post(create))
-        .route("/os-floating-ips/{id}", get(show).delete(delete))
+        .route("/os-floating-ips", get(on_list::<FloatingIps>).post(create))
+        .route(
+            "/os-floating-ips/{id}",
+            get(on_show::<FloatingIps>).delete(on_delete::<FloatingIps>),
+        )
+}
+
+/// The project's addresses.
+struct FloatingIps;
+
+impl Collection for FloatingIps {
+    type Kind = FloatingIp;
+    const ONE: &'static str = "floating_ip";
+    const MANY: &'static str = "floating_ips";
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        asked
+            .allowed(&format!("os_compute_api:os-floating-ips:{verb}"))
+            .map(|_| ())
+    }
+
+    fn missing(id: &str) -> String {
+        format!("Floating IP not found for ID {id}")
+    }
+
+    fn view(asked: &Asked, floating: &Resource<FloatingIp>) -> Value {
+        let (store, spec) = (asked.store(), &floating.spec);
+        let port = spec.port_id.as_deref().and_then(|id| store.cache::<Port>().by_name(id));
+        let network = store.cache::<Network>().by_name(&spec.network_id);
+        json!({
+            "id": floating.name(),
+            "ip": spec.address,
+            "fixed_ip": spec.fixed_ip_address,
+            "instance_id": port.map(|port| port.spec.device_id.clone()),
+            "pool": network.as_deref().map_or(spec.network_id.as_str(), pool_name),
+        })
+    }
 }
 
 /// The networks that addresses come from.
@@ -47,19 +79,6 @@ fn pool_name(network: &Resource<Network>) -> &str {
     } else {
         &network.spec.name
     }
-}
-
-fn view(store: &Store, floating: &Resource<FloatingIp>) -> Value {
-    let spec = &floating.spec;
-    let port = spec.port_id.as_deref().and_then(|id| store.cache::<Port>().by_name(id));
-    let network = store.cache::<Network>().by_name(&spec.network_id);
-    json!({
-        "id": floating.name(),
-        "ip": spec.address,
-        "fixed_ip": spec.fixed_ip_address,
-        "instance_id": port.map(|port| port.spec.device_id.clone()),
-        "pool": network.as_deref().map_or(spec.network_id.as_str(), pool_name),
-    })
 }
 
 /// The last microversion whose servers have actions for addresses.
@@ -161,10 +180,10 @@ async fn lead(
 }
 
 /// `GET /os-floating-ip-pools`.
-async fn pools(State(api): State<ComputeApi>, caller: Caller, version: Microversion) -> Result<Response, Failure> {
-    input::until(version, super::LAST)?;
-    caller.enforce("os_compute_api:os-floating-ip-pools", &[])?;
-    let networks = external(&api.store);
+async fn pools(asked: Asked) -> Result<Response, Failure> {
+    input::until(asked.version, super::LAST)?;
+    asked.caller.enforce("os_compute_api:os-floating-ip-pools", &[])?;
+    let networks = external(asked.store());
     let pools: Vec<Value> = networks
         .iter()
         .map(|network| json!({ "name": pool_name(network) }))
@@ -172,55 +191,20 @@ async fn pools(State(api): State<ComputeApi>, caller: Caller, version: Microvers
     Ok(json(StatusCode::OK, &json!({ "floating_ip_pools": pools })))
 }
 
-/// `GET /os-floating-ips`: the project's own.
-async fn list(State(api): State<ComputeApi>, caller: Caller, version: Microversion) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-floating-ips:list")?;
-    let mut own = api.store.cache::<FloatingIp>().in_project(project);
-    own.sort_unstable_by_key(|floating| (floating.metadata.created, floating.metadata.uid));
-    let shown: Vec<Value> = own.iter().map(|floating| view(&api.store, floating)).collect();
-    Ok(json(StatusCode::OK, &json!({ "floating_ips": shown })))
-}
-
-fn find(store: &Store, caller: &Caller, id: &str) -> Result<Arc<Resource<FloatingIp>>, Failure> {
-    let floating = store.cache::<FloatingIp>().by_name(id);
-    let floating = floating.filter(|floating| caller.can_see(floating.project()));
-    floating.ok_or_else(|| Failure::not_found(format!("Floating IP not found for ID {id}")))
-}
-
-/// `GET /os-floating-ips/{id}`.
-async fn show(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, "os_compute_api:os-floating-ips:show")?;
-    let floating = find(&api.store, &caller, &id)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "floating_ip": view(&api.store, &floating) }),
-    ))
-}
-
 /// `POST /os-floating-ips`: an address of the pool named, or of the first there is. The body may be empty.
-async fn create(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    body: Bytes,
-) -> Result<Response, Failure> {
+async fn create(asked: Asked, body: Bytes) -> Result<Response, Failure> {
     static CREATE: LazyLock<Schema> = LazyLock::new(|| {
         let pool = json!({ "type": ["string", "null"] });
         input::nova(json!({ "type": ["object", "null"], "properties": { "pool": pool } }))
     });
-    let project = allowed(&caller, version, "os_compute_api:os-floating-ips:create")?;
+    let project = asked.allowed("os_compute_api:os-floating-ips:create")?;
     let body: Value = if body.is_empty() {
         Value::Null
     } else {
         serde_json::from_slice(&body).map_err(|_| Failure::invalid("Malformed request body"))?
     };
     CREATE.check(&body)?;
-    let network = pool(&api.store, body["pool"].as_str())?;
+    let network = pool(asked.store(), body["pool"].as_str())?;
     let spec = FloatingIpSpec {
         description: String::new(),
         network_id: network.name().to_owned(),
@@ -236,12 +220,9 @@ async fn create(
         tags: Vec::new(),
     };
     let wanted = Resource::<FloatingIp>::new(Metadata::with_id(project), spec);
-    let made = api
-        .store
-        .transact::<_, StoreError>(caller.cause(), |tx| tx.create(wanted.clone()))
-        .await
-        .map_err(|error| no_address(error, pool_name(&network)))?;
-    Ok(json(StatusCode::OK, &json!({ "floating_ip": view(&api.store, &made) })))
+    let made = collection::make(&asked, wanted).await;
+    let made = made.map_err(|error| no_address(error, pool_name(&network)))?;
+    Ok(collection::one::<FloatingIps>(&asked, &made))
 }
 
 fn pool(store: &Store, name: Option<&str>) -> Result<Arc<Resource<Network>>, Failure> {
@@ -266,24 +247,4 @@ fn no_address(error: StoreError, pool: &str) -> Failure {
         }
         _ => refused,
     }
-}
-
-/// `DELETE /os-floating-ips/{id}`.
-async fn delete(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, "os_compute_api:os-floating-ips:delete")?;
-    let floating = find(&api.store, &caller, &id)?;
-    let key = floating.key();
-    let gone = api
-        .store
-        .transact::<(), StoreError>(caller.cause(), |tx| match tx.get::<FloatingIp>(&key) {
-            Some(floating) => tx.delete(&floating),
-            None => Ok(()),
-        });
-    gone.await.map_err(failure)?;
-    Ok(StatusCode::ACCEPTED.into_response())
 }

@@ -7,20 +7,20 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::Path,
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::StatusCode;
 use jiff::Timestamp;
-use madang_http::{Failure, Json, LimitRules, Microversion, PageQuery, Query, RequestInfo, Schema, json, parse_bool};
-use madang_identity::Caller;
+use madang_http::{Failure, Json, LimitRules, PageQuery, Schema, json, parse_bool};
 use madang_image::{Image, ImageState, MemberStatus, Visibility, is_visible};
 use madang_store::{Resource, Store, StoreError};
 use serde_json::{Value, json};
 
+use super::collection::{self, Asked, Collection, Found, on_delete, on_detail, on_list, on_show};
 use crate::{
-    api::{ComputeApi, base, failure, input},
+    api::{ComputeApi, failure, input},
     quota,
     server::view::seconds,
 };
@@ -34,14 +34,72 @@ type Items = BTreeMap<String, String>;
 
 pub(super) fn routes() -> Router<ComputeApi> {
     Router::new()
-        .route("/images", get(list))
-        .route("/images/detail", get(detail))
-        .route("/images/{id}", get(show).delete(delete))
+        .route("/images", get(on_list::<Images>))
+        .route("/images/detail", get(on_detail::<Images>))
+        .route("/images/{id}", get(on_show::<Images>).delete(on_delete::<Images>))
         .route("/images/{id}/metadata", get(metadata).post(merge).put(replace))
         .route(
             "/images/{id}/metadata/{key}",
             get(show_item).put(set_item).delete(remove_item),
         )
+}
+
+/// The images that a project may use.
+struct Images;
+
+impl Collection for Images {
+    type Kind = Image;
+    const ONE: &'static str = "image";
+    const MANY: &'static str = "images";
+    const GONE: StatusCode = StatusCode::NO_CONTENT;
+
+    fn allow(asked: &Asked, _verb: &str) -> Result<(), Failure> {
+        input::until(asked.version, super::LAST)
+    }
+
+    fn missing(_id: &str) -> String {
+        "Image not found.".to_owned()
+    }
+
+    fn view(asked: &Asked, image: &Resource<Image>) -> Value {
+        full(image, &asked.base())
+    }
+
+    fn brief(asked: &Asked, image: &Resource<Image>) -> Value {
+        json!({ "id": image.name(), "name": image.spec.name, "links": links(&asked.base(), image.name()) })
+    }
+
+    async fn list(asked: &Asked) -> Result<Found<Image>, Failure> {
+        let mut images = listed(asked.store(), asked.project());
+        for (name, value) in asked.query.iter() {
+            let mut refused = None;
+            images.retain(|image| {
+                matches(image, name, value).unwrap_or_else(|failure| {
+                    refused = Some(failure);
+                    false
+                })
+            });
+            if let Some(failure) = refused {
+                return Err(failure);
+            }
+        }
+        let page = PageQuery::from(&asked.query, LIMITS)?.cut(images, |image| image.name())?;
+        let next = page.next_link(&asked.info, &asked.query, |image| image.name());
+        let items = page.items;
+        Ok(Found { items, next })
+    }
+
+    fn is_seen(asked: &Asked, image: &Resource<Image>) -> bool {
+        asked.caller.is_admin() || is_visible(image, asked.project())
+    }
+
+    fn may_go(asked: &Asked, image: &Resource<Image>) -> Result<(), Failure> {
+        let may = asked.caller.enforce_in("delete_image", image.project());
+        if asked.caller.can_see(image.project()) && may.is_ok() && !image.spec.is_protected {
+            return Ok(());
+        }
+        Err(Failure::forbidden("You are not allowed to delete the image."))
+    }
 }
 
 fn status(image: &Resource<Image>) -> (&'static str, u32) {
@@ -60,10 +118,6 @@ fn links(base: &str, id: &str) -> Value {
         { "rel": "bookmark", "href": format!("{base}/images/{id}") },
         { "rel": "alternate", "type": "application/vnd.openstack.image", "href": format!("{root}/image/images/{id}") },
     ])
-}
-
-fn brief(image: &Resource<Image>, base: &str) -> Value {
-    json!({ "id": image.name(), "name": image.spec.name, "links": links(base, image.name()) })
 }
 
 fn full(image: &Resource<Image>, base: &str) -> Value {
@@ -140,112 +194,17 @@ fn time(value: &str) -> Result<Timestamp, Failure> {
     read.map_err(|_| Failure::invalid(format!("Invalid changes-since {value}: not a time")).at("changes-since"))
 }
 
-fn selected(
-    api: &ComputeApi,
-    caller: &Caller,
-    version: Microversion,
-    query: &Query,
-    info: &RequestInfo,
-    view: impl Fn(&Resource<Image>, &str) -> Value,
-) -> Result<Response, Failure> {
-    input::until(version, super::LAST)?;
-    let mut images = listed(&api.store, caller.subject.project_id().unwrap_or_default());
-    for (name, value) in query.iter() {
-        let mut refused = None;
-        images.retain(|image| {
-            matches(image, name, value).unwrap_or_else(|failure| {
-                refused = Some(failure);
-                false
-            })
-        });
-        if let Some(failure) = refused {
-            return Err(failure);
-        }
-    }
-    let page = PageQuery::from(query, LIMITS)?.cut(images, |image| image.name())?;
-    let base = base(info);
-    let shown: Vec<Value> = page.items.iter().map(|image| view(image, &base)).collect();
-    let mut body = json!({ "images": shown });
-    if let Some(next) = page.next_link(info, query, |image| image.name()) {
-        body["images_links"] = json!([next]);
-    }
-    Ok(json(StatusCode::OK, &body))
-}
-
-/// `GET /images`.
-async fn list(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-    info: RequestInfo,
-) -> Result<Response, Failure> {
-    selected(&api, &caller, version, &query, &info, brief)
-}
-
-/// `GET /images/detail`.
-async fn detail(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-    info: RequestInfo,
-) -> Result<Response, Failure> {
-    selected(&api, &caller, version, &query, &info, full)
-}
-
-fn find(store: &Store, caller: &Caller, id: &str) -> Result<Arc<Resource<Image>>, Failure> {
-    let project = caller.subject.project_id().unwrap_or_default();
-    let image = store.cache::<Image>().by_name(id);
-    let image = image.filter(|image| caller.is_admin() || is_visible(image, project));
-    image.ok_or_else(|| Failure::not_found("Image not found."))
-}
-
 /// An image that the caller may change: its own; an admin's is every one.
-fn find_own(store: &Store, caller: &Caller, id: &str) -> Result<Arc<Resource<Image>>, Failure> {
-    let image = find(store, caller, id)?;
-    if caller.can_see(image.project()) {
+fn find_own(asked: &Asked, id: &str) -> Result<Arc<Resource<Image>>, Failure> {
+    let image = find(asked, id)?;
+    if asked.caller.can_see(image.project()) {
         return Ok(image);
     }
     Err(Failure::forbidden(format!("Not authorized for image {id}.")))
 }
 
-/// `GET /images/{id}`.
-async fn show(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-    info: RequestInfo,
-) -> Result<Response, Failure> {
-    input::until(version, super::LAST)?;
-    let image = find(&api.store, &caller, &id)?;
-    Ok(json(StatusCode::OK, &json!({ "image": full(&image, &base(&info)) })))
-}
-
-/// `DELETE /images/{id}`.
-async fn delete(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    input::until(version, super::LAST)?;
-    let forbidden = || Failure::forbidden("You are not allowed to delete the image.");
-    let image = find(&api.store, &caller, &id)?;
-    let may = caller.enforce_in("delete_image", image.project());
-    if !caller.can_see(image.project()) || may.is_err() || image.spec.is_protected {
-        return Err(forbidden());
-    }
-    let key = image.key();
-    let gone = api
-        .store
-        .transact::<(), StoreError>(caller.cause(), |tx| match tx.get::<Image>(&key) {
-            Some(image) => tx.delete(&image),
-            None => Ok(()),
-        });
-    gone.await.map_err(failure)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+fn find(asked: &Asked, id: &str) -> Result<Arc<Resource<Image>>, Failure> {
+    collection::find::<Images>(asked, id)
 }
 
 static ALL: LazyLock<Schema> = LazyLock::new(|| input::nova(input::of_one("metadata", input::items(false))));
@@ -265,38 +224,25 @@ fn read(body: &Value, member: &str) -> Items {
 }
 
 /// `GET /images/{id}/metadata`.
-async fn metadata(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    input::until(version, LAST_METADATA)?;
-    let image = find(&api.store, &caller, &id)?;
+async fn metadata(asked: Asked, Path(id): Path<String>) -> Result<Response, Failure> {
+    input::until(asked.version, LAST_METADATA)?;
+    let image = find(&asked, &id)?;
     Ok(json(StatusCode::OK, &json!({ "metadata": image.spec.properties })))
 }
 
 /// Changes an image's properties, as many as the project may have items of metadata.
-async fn edit(
-    api: &ComputeApi,
-    caller: &Caller,
-    id: &str,
-    change: impl Fn(&mut Items),
-) -> Result<Arc<Resource<Image>>, Failure> {
-    let image = find_own(&api.store, caller, id)?;
-    caller.enforce_in("modify_image", image.project())?;
+async fn edit(asked: &Asked, id: &str, change: impl Fn(&mut Items)) -> Result<Arc<Resource<Image>>, Failure> {
+    let image = find_own(asked, id)?;
+    asked.caller.enforce_in("modify_image", image.project())?;
     let mut items = image.spec.properties.clone();
     change(&mut items);
-    let most = quota::limit(
-        &api.store,
-        caller.subject.project_id().unwrap_or_default(),
-        "metadata_items",
-    );
+    let most = quota::limit(asked.store(), asked.project(), "metadata_items");
     if most.is_some_and(|most| items.len() as i64 > most) {
         return Err(Failure::forbidden("Image metadata limit exceeded").because("OverQuota"));
     }
     let key = image.key();
-    let changed = api.store.modify::<Image, StoreError>(&key, caller.cause(), |image| {
+    let store = asked.store();
+    let changed = store.modify::<Image, StoreError>(&key, asked.caller.cause(), |image| {
         change(&mut image.spec.properties);
         Ok(())
     });
@@ -304,44 +250,27 @@ async fn edit(
 }
 
 /// `POST /images/{id}/metadata`: adds and changes items.
-async fn merge(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    input::until(version, LAST_METADATA)?;
+async fn merge(asked: Asked, Path(id): Path<String>, Json(body): Json<Value>) -> Result<Response, Failure> {
+    input::until(asked.version, LAST_METADATA)?;
     ALL.check(&body)?;
     let items = read(&body, "metadata");
-    let image = edit(&api, &caller, &id, |own| own.extend(items.clone())).await?;
+    let image = edit(&asked, &id, |own| own.extend(items.clone())).await?;
     Ok(json(StatusCode::OK, &json!({ "metadata": image.spec.properties })))
 }
 
 /// `PUT /images/{id}/metadata`: these items and no others.
-async fn replace(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    input::until(version, LAST_METADATA)?;
+async fn replace(asked: Asked, Path(id): Path<String>, Json(body): Json<Value>) -> Result<Response, Failure> {
+    input::until(asked.version, LAST_METADATA)?;
     ALL.check(&body)?;
     let items = read(&body, "metadata");
-    edit(&api, &caller, &id, |own| own.clone_from(&items)).await?;
+    edit(&asked, &id, |own| own.clone_from(&items)).await?;
     Ok(json(StatusCode::OK, &json!({ "metadata": items })))
 }
 
 /// `GET /images/{id}/metadata/{key}`.
-async fn show_item(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path((id, key)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    input::until(version, LAST_METADATA)?;
-    let image = find(&api.store, &caller, &id)?;
+async fn show_item(asked: Asked, Path((id, key)): Path<(String, String)>) -> Result<Response, Failure> {
+    input::until(asked.version, LAST_METADATA)?;
+    let image = find(&asked, &id)?;
     let value = image.spec.properties.get(&key);
     let value = value.ok_or_else(|| Failure::not_found("The resource could not be found."))?;
     Ok(json(StatusCode::OK, &json!({ "meta": { key: value } })))
@@ -349,33 +278,26 @@ async fn show_item(
 
 /// `PUT /images/{id}/metadata/{key}`.
 async fn set_item(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
+    asked: Asked,
     Path((id, key)): Path<(String, String)>,
     Json(body): Json<Value>,
 ) -> Result<Response, Failure> {
-    input::until(version, LAST_METADATA)?;
+    input::until(asked.version, LAST_METADATA)?;
     ONE.check(&body)?;
     let items = read(&body, "meta");
     if !items.contains_key(&key) {
         return Err(Failure::invalid("Request body and URI mismatch").at("meta"));
     }
-    edit(&api, &caller, &id, |own| own.extend(items.clone())).await?;
+    edit(&asked, &id, |own| own.extend(items.clone())).await?;
     Ok(json(StatusCode::OK, &json!({ "meta": items })))
 }
 
 /// `DELETE /images/{id}/metadata/{key}`.
-async fn remove_item(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path((id, key)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    input::until(version, LAST_METADATA)?;
-    if !find(&api.store, &caller, &id)?.spec.properties.contains_key(&key) {
+async fn remove_item(asked: Asked, Path((id, key)): Path<(String, String)>) -> Result<Response, Failure> {
+    input::until(asked.version, LAST_METADATA)?;
+    if !find(&asked, &id)?.spec.properties.contains_key(&key) {
         return Err(Failure::not_found("Invalid metadata key"));
     }
-    edit(&api, &caller, &id, |own| _ = own.remove(&key)).await?;
+    edit(&asked, &id, |own| _ = own.remove(&key)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

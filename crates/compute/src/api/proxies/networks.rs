@@ -1,50 +1,101 @@
 //! `/os-networks`, `/os-tenant-networks` and `/os-baremetal-nodes`: what is left of them.
 
-use std::sync::Arc;
-
 use axum::{
     Router,
-    extract::{Path, State},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use http::StatusCode;
-use madang_http::{Failure, Microversion, json};
-use madang_identity::Caller;
+use madang_http::Failure;
 use madang_network::{Network, is_visible};
-use madang_store::{Resource, Store};
+use madang_store::Resource;
 use serde_json::{Value, json};
 
-use super::allowed;
+use super::{
+    collection::{Asked, Collection, Found, on_list, on_show},
+    removed::gone,
+};
 use crate::api::{ComputeApi, input};
 
 pub(super) fn routes() -> Router<ComputeApi> {
     Router::new()
-        .route("/os-networks", get(list).post(super::removed::gone))
-        .route("/os-networks/add", axum::routing::post(super::removed::gone))
-        .route("/os-networks/{id}", get(show).delete(super::removed::gone))
-        .route("/os-networks/{id}/action", axum::routing::post(super::removed::gone))
-        .route("/os-tenant-networks", get(tenant_list).post(super::removed::gone))
-        .route(
-            "/os-tenant-networks/{id}",
-            get(tenant_show).delete(super::removed::gone),
-        )
+        .route("/os-networks", get(on_list::<Networks>).post(gone))
+        .route("/os-networks/add", post(gone))
+        .route("/os-networks/{id}", get(on_show::<Networks>).delete(gone))
+        .route("/os-networks/{id}/action", post(gone))
+        .route("/os-tenant-networks", get(on_list::<TenantNetworks>).post(gone))
+        .route("/os-tenant-networks/{id}", get(on_show::<TenantNetworks>).delete(gone))
         .route("/os-baremetal-nodes", get(nodes))
         .route("/os-baremetal-nodes/{id}", get(node))
 }
 
 /// The networks a project sees: its own, shared and external ones; an admin sees all.
-fn visible(store: &Store, caller: &Caller, project: &str) -> Vec<Arc<Resource<Network>>> {
-    let mut networks = store.cache::<Network>().all();
-    networks.retain(|network| caller.is_admin() || is_visible(store, network, project));
-    networks.sort_unstable_by(|a, b| (a.metadata.created, a.name()).cmp(&(b.metadata.created, b.name())));
-    networks
+struct Networks;
+
+impl Collection for Networks {
+    type Kind = Network;
+    const ONE: &'static str = "network";
+    const MANY: &'static str = "networks";
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        asked.allowed(&format!("os_compute_api:os-networks:{verb}")).map(|_| ())
+    }
+
+    fn missing(_id: &str) -> String {
+        "Network not found".to_owned()
+    }
+
+    fn view(asked: &Asked, network: &Resource<Network>) -> Value {
+        let mut shown = json!({ "id": network.name(), "label": network.spec.name });
+        let more = if asked.caller.is_admin() { EMPTY_FOR_ADMINS } else { &[] };
+        for name in EMPTY.iter().chain(more) {
+            shown[*name] = Value::Null;
+        }
+        shown
+    }
+
+    async fn list(asked: &Asked) -> Result<Found<Network>, Failure> {
+        let mut networks = asked.store().cache::<Network>().all();
+        networks.retain(|network| Self::is_seen(asked, network));
+        networks.sort_unstable_by(|a, b| (a.metadata.created, a.name()).cmp(&(b.metadata.created, b.name())));
+        Ok(networks.into())
+    }
+
+    fn is_seen(asked: &Asked, network: &Resource<Network>) -> bool {
+        asked.caller.is_admin() || is_visible(asked.store(), network, asked.project())
+    }
 }
 
-fn find(store: &Store, caller: &Caller, project: &str, id: &str) -> Result<Arc<Resource<Network>>, Failure> {
-    let network = store.cache::<Network>().by_name(id);
-    let network = network.filter(|network| caller.is_admin() || is_visible(store, network, project));
-    network.ok_or_else(|| Failure::not_found("Network not found"))
+/// The same ones, with less to say.
+struct TenantNetworks;
+
+impl Collection for TenantNetworks {
+    type Kind = Network;
+    const ONE: &'static str = Networks::ONE;
+    const MANY: &'static str = Networks::MANY;
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        asked
+            .allowed(&format!("os_compute_api:os-tenant-networks:{verb}"))
+            .map(|_| ())
+    }
+
+    fn missing(id: &str) -> String {
+        Networks::missing(id)
+    }
+
+    /// The word `None` is what Nova says.
+    fn view(_asked: &Asked, network: &Resource<Network>) -> Value {
+        json!({ "id": network.name(), "cidr": "None", "label": network.spec.name })
+    }
+
+    fn list(asked: &Asked) -> impl Future<Output = Result<Found<Network>, Failure>> + Send {
+        Networks::list(asked)
+    }
+
+    fn is_seen(asked: &Asked, network: &Resource<Network>) -> bool {
+        Networks::is_seen(asked, network)
+    }
 }
 
 /// Members that Nova's own networks had; today they are there without a value.
@@ -84,75 +135,17 @@ const EMPTY_FOR_ADMINS: &[&str] = &[
     "share_address",
 ];
 
-fn view(caller: &Caller, network: &Resource<Network>) -> Value {
-    let mut shown = json!({ "id": network.name(), "label": network.spec.name });
-    let more = if caller.is_admin() { EMPTY_FOR_ADMINS } else { &[] };
-    for name in EMPTY.iter().chain(more) {
-        shown[*name] = Value::Null;
-    }
-    shown
-}
-
-/// `GET /os-networks`.
-async fn list(State(api): State<ComputeApi>, caller: Caller, version: Microversion) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-networks:list")?;
-    let networks = visible(&api.store, &caller, project);
-    let shown: Vec<Value> = networks.iter().map(|network| view(&caller, network)).collect();
-    Ok(json(StatusCode::OK, &json!({ "networks": shown })))
-}
-
-/// `GET /os-networks/{id}`.
-async fn show(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-networks:show")?;
-    let network = find(&api.store, &caller, project, &id)?;
-    Ok(json(StatusCode::OK, &json!({ "network": view(&caller, &network) })))
-}
-
-/// The word `None` is what Nova says.
-fn tenant_view(network: &Resource<Network>) -> Value {
-    json!({ "id": network.name(), "cidr": "None", "label": network.spec.name })
-}
-
-/// `GET /os-tenant-networks`.
-async fn tenant_list(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-tenant-networks:list")?;
-    let networks = visible(&api.store, &caller, project);
-    let shown: Vec<Value> = networks.iter().map(|network| tenant_view(network)).collect();
-    Ok(json(StatusCode::OK, &json!({ "networks": shown })))
-}
-
-/// `GET /os-tenant-networks/{id}`.
-async fn tenant_show(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-tenant-networks:show")?;
-    let network = find(&api.store, &caller, project, &id)?;
-    Ok(json(StatusCode::OK, &json!({ "network": tenant_view(&network) })))
-}
-
 /// `GET /os-baremetal-nodes`: there is no Ironic to ask.
-async fn nodes(caller: Caller, version: Microversion) -> Result<Response, Failure> {
-    input::until(version, super::LAST)?;
-    caller.enforce("os_compute_api:os-baremetal-nodes:list", &[])?;
+async fn nodes(asked: Asked) -> Result<Response, Failure> {
+    input::until(asked.version, super::LAST)?;
+    asked.caller.enforce("os_compute_api:os-baremetal-nodes:list", &[])?;
     Err(no_ironic())
 }
 
 /// `GET /os-baremetal-nodes/{id}`.
-async fn node(caller: Caller, version: Microversion) -> Result<Response, Failure> {
-    input::until(version, super::LAST)?;
-    caller.enforce("os_compute_api:os-baremetal-nodes:show", &[])?;
+async fn node(asked: Asked) -> Result<Response, Failure> {
+    input::until(asked.version, super::LAST)?;
+    asked.caller.enforce("os_compute_api:os-baremetal-nodes:show", &[])?;
     Err(no_ironic())
 }
 

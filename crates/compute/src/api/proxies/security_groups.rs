@@ -4,14 +4,12 @@ use std::sync::{Arc, LazyLock};
 
 use axum::{
     Router,
-    extract::{Path, State},
-    response::{IntoResponse, Response},
-    routing::{get, post},
+    extract::Path,
+    response::Response,
+    routing::{delete, get, post},
 };
-use http::StatusCode;
 use ipnet::IpNet;
-use madang_http::{Failure, Json, Microversion, Query, Schema, json};
-use madang_identity::Caller;
+use madang_http::{Failure, Json, Schema};
 use madang_network::{
     Direction, EtherType, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec,
     security_group::{default_id, default_key},
@@ -19,15 +17,96 @@ use madang_network::{
 use madang_store::{Metadata, Resource, Store, StoreError, Tx};
 use serde_json::{Value, json};
 
-use super::{allowed, refusal};
+use super::{
+    collection::{self, Asked, Collection, Found, find, on_delete, on_list, on_show, one, part},
+    refusal,
+};
 use crate::api::{ComputeApi, input};
 
 pub(super) fn routes() -> Router<ComputeApi> {
     Router::new()
-        .route("/os-security-groups", get(list).post(create))
-        .route("/os-security-groups/{id}", get(show).put(update).delete(delete))
+        .route("/os-security-groups", get(on_list::<Groups>).post(create))
+        .route(
+            "/os-security-groups/{id}",
+            get(on_show::<Groups>).put(update).delete(on_delete::<Groups>),
+        )
         .route("/os-security-group-rules", post(create_rule))
-        .route("/os-security-group-rules/{id}", axum::routing::delete(delete_rule))
+        .route("/os-security-group-rules/{id}", delete(on_delete::<Rules>))
+}
+
+const RULE: &str = "os_compute_api:os-security-groups";
+
+/// The project's groups, its default one among them.
+struct Groups;
+
+impl Collection for Groups {
+    type Kind = SecurityGroup;
+    const ONE: &'static str = "security_group";
+    const MANY: &'static str = "security_groups";
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        let verb = if verb == "list" { "get" } else { verb };
+        asked.allowed(&format!("{RULE}:{verb}")).map(|_| ())
+    }
+
+    fn missing(id: &str) -> String {
+        format!("Security group {id} not found.")
+    }
+
+    fn view(asked: &Asked, group: &Resource<SecurityGroup>) -> Value {
+        view(asked.store(), group)
+    }
+
+    async fn list(asked: &Asked) -> Result<Found<SecurityGroup>, Failure> {
+        ensure_default(asked).await?;
+        let wants_all = asked.query.switch("all_tenants") && asked.caller.is_admin();
+        let groups = asked.store().cache::<SecurityGroup>();
+        let mut groups = match wants_all {
+            true => groups.all(),
+            false => groups.in_project(asked.project()),
+        };
+        groups
+            .sort_unstable_by(|a, b| (a.project(), &a.spec.name, a.name()).cmp(&(b.project(), &b.spec.name, b.name())));
+        Ok(part(groups, &asked.query)?.into())
+    }
+
+    fn check_id(id: &str) -> Result<(), Failure> {
+        check_id(id)
+    }
+
+    fn may_go(asked: &Asked, group: &Resource<SecurityGroup>) -> Result<(), Failure> {
+        if group.spec.is_default && !asked.caller.is_admin() {
+            return Err(Failure::invalid(
+                "Insufficient rights for removing default security group.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What groups let in.
+struct Rules;
+
+impl Collection for Rules {
+    type Kind = Rule;
+    const ONE: &'static str = "security_group_rule";
+    const MANY: &'static str = "security_group_rules";
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        asked.allowed(&format!("{RULE}:rule:{verb}")).map(|_| ())
+    }
+
+    fn missing(id: &str) -> String {
+        format!("Security group with rule {id} not found.")
+    }
+
+    fn view(asked: &Asked, rule: &Resource<Rule>) -> Value {
+        rule_view(asked.store(), rule)
+    }
+
+    fn check_id(id: &str) -> Result<(), Failure> {
+        check_id(id)
+    }
 }
 
 /// A group in the words of the networks before Neutron, which knew only what comes in.
@@ -94,45 +173,14 @@ fn check_id(id: &str) -> Result<(), Failure> {
     Err(Failure::invalid("Security group id should be uuid"))
 }
 
-fn find(store: &Store, caller: &Caller, id: &str) -> Result<Arc<Resource<SecurityGroup>>, Failure> {
-    check_id(id)?;
-    let group = store.cache::<SecurityGroup>().by_name(id);
-    let group = group.filter(|group| caller.can_see(group.project()));
-    group.ok_or_else(|| Failure::not_found(format!("Security group {id} not found.")))
-}
-
-/// `GET /os-security-groups`: the project's own, its default one among them.
-async fn list(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-security-groups:get")?;
-    let store = &api.store;
-    ensure_default(store, &caller, project).await?;
-    let wants_all = query.switch("all_tenants") && caller.is_admin();
-    let groups = store.cache::<SecurityGroup>();
-    let mut groups = if wants_all {
-        groups.all()
-    } else {
-        groups.in_project(project)
-    };
-    groups.sort_unstable_by(|a, b| (a.project(), &a.spec.name, a.name()).cmp(&(b.project(), &b.spec.name, b.name())));
-    let number = |name: &str| query.get(name).and_then(|text| text.parse::<usize>().ok());
-    let limit = number("limit").filter(|limit| *limit > 0).unwrap_or(1000).min(1000);
-    let page = groups.iter().skip(number("offset").unwrap_or(0)).take(limit);
-    let shown: Vec<Value> = page.map(|group| view(store, group)).collect();
-    Ok(json(StatusCode::OK, &json!({ "security_groups": shown })))
-}
-
 /// Makes the project's default group where it is not there yet, as Neutron does when it is asked for groups.
-async fn ensure_default(store: &Store, caller: &Caller, project: &str) -> Result<(), Failure> {
+async fn ensure_default(asked: &Asked) -> Result<(), Failure> {
+    let (store, project) = (asked.store(), asked.project());
     let key = default_key(project);
     if store.get::<SecurityGroup>(&key).is_some() {
         return Ok(());
     }
-    let made = store.transact::<(), StoreError>(caller.cause(), |tx| {
+    let made = store.transact::<(), StoreError>(asked.caller.cause(), |tx| {
         if tx.get::<SecurityGroup>(&key).is_some() {
             return Ok(());
         }
@@ -168,21 +216,6 @@ fn make(tx: &mut Tx<'_>, group: Resource<SecurityGroup>) -> Result<Arc<Resource<
     Ok(group)
 }
 
-/// `GET /os-security-groups/{id}`.
-async fn show(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, "os_compute_api:os-security-groups:show")?;
-    let group = find(&api.store, &caller, &id)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "security_group": view(&api.store, &group) }),
-    ))
-}
-
 static GROUP: LazyLock<Schema> = LazyLock::new(|| {
     let text = json!({ "type": "string", "minLength": 0, "maxLength": 255 });
     input::nova(json!({
@@ -201,13 +234,8 @@ fn text(body: &Value, name: &str) -> String {
 }
 
 /// `POST /os-security-groups`.
-async fn create(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, "os_compute_api:os-security-groups:create")?;
+async fn create(asked: Asked, Json(body): Json<Value>) -> Result<Response, Failure> {
+    let project = asked.allowed(&format!("{RULE}:create"))?;
     GROUP.check(&body)?;
     let spec = SecurityGroupSpec {
         name: text(&body, "name"),
@@ -217,76 +245,28 @@ async fn create(
         tags: Vec::new(),
     };
     let group = Resource::<SecurityGroup>::new(Metadata::with_id(project), spec);
-    let made = api
-        .store
-        .transact::<_, StoreError>(caller.cause(), |tx| make(tx, group.clone()))
-        .await
-        .map_err(refusal)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "security_group": view(&api.store, &made) }),
-    ))
+    let store = asked.store();
+    let made = store.transact::<_, StoreError>(asked.caller.cause(), |tx| make(tx, group.clone()));
+    Ok(one::<Groups>(&asked, &*made.await.map_err(refusal)?))
 }
 
 /// `PUT /os-security-groups/{id}`.
-async fn update(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, "os_compute_api:os-security-groups:update")?;
+async fn update(asked: Asked, Path(id): Path<String>, Json(body): Json<Value>) -> Result<Response, Failure> {
+    asked.allowed(&format!("{RULE}:update"))?;
     GROUP.check(&body)?;
-    let group = find(&api.store, &caller, &id)?;
-    let key = group.key();
-    let changed = api
-        .store
-        .modify::<SecurityGroup, StoreError>(&key, caller.cause(), |group| {
-            group.spec.name = text(&body, "name");
-            group.spec.description = text(&body, "description");
-            Ok(())
-        });
-    let group = changed.await.map_err(refusal)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "security_group": view(&api.store, &group) }),
-    ))
-}
-
-/// `DELETE /os-security-groups/{id}`.
-async fn delete(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, "os_compute_api:os-security-groups:delete")?;
-    let group = find(&api.store, &caller, &id)?;
-    if group.spec.is_default && !caller.is_admin() {
-        return Err(Failure::invalid(
-            "Insufficient rights for removing default security group.",
-        ));
-    }
-    let key = group.key();
-    let gone = api
-        .store
-        .transact::<(), StoreError>(caller.cause(), |tx| match tx.get::<SecurityGroup>(&key) {
-            Some(group) => tx.delete(&group),
-            None => Ok(()),
-        });
-    gone.await.map_err(refusal)?;
-    Ok(StatusCode::ACCEPTED.into_response())
+    let key = find::<Groups>(&asked, &id)?.key();
+    let store = asked.store();
+    let changed = store.modify::<SecurityGroup, StoreError>(&key, asked.caller.cause(), |group| {
+        group.spec.name = text(&body, "name");
+        group.spec.description = text(&body, "description");
+        Ok(())
+    });
+    Ok(one::<Groups>(&asked, &*changed.await.map_err(refusal)?))
 }
 
 /// `POST /os-security-group-rules`.
-async fn create_rule(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
-    static RULE: LazyLock<Schema> = LazyLock::new(|| {
+async fn create_rule(asked: Asked, Json(body): Json<Value>) -> Result<Response, Failure> {
+    static CREATE: LazyLock<Schema> = LazyLock::new(|| {
         input::nova(json!({
             "type": "object",
             "properties": { "security_group_rule": {
@@ -300,29 +280,15 @@ async fn create_rule(
             "required": ["security_group_rule"],
         }))
     });
-    allowed(&caller, version, "os_compute_api:os-security-groups:rule:create")?;
-    RULE.check(&body)?;
+    asked.allowed(&format!("{RULE}:rule:create"))?;
+    CREATE.check(&body)?;
     let wanted = &body["security_group_rule"];
-    let group = find(
-        &api.store,
-        &caller,
-        wanted["parent_group_id"].as_str().unwrap_or_default(),
-    )?;
-    let remote = wanted["group_id"]
-        .as_str()
-        .map(|id| find(&api.store, &caller, id))
-        .transpose()?;
-    let spec = rule_spec(group.name(), remote.as_deref(), wanted)?;
+    let group = find::<Groups>(&asked, wanted["parent_group_id"].as_str().unwrap_or_default())?;
+    let remote = wanted["group_id"].as_str().map(|id| find::<Groups>(&asked, id));
+    let spec = rule_spec(group.name(), remote.transpose()?.as_deref(), wanted)?;
     let rule = Resource::<Rule>::new(Metadata::with_id(group.project()), spec);
-    let made = api
-        .store
-        .transact::<_, StoreError>(caller.cause(), |tx| tx.create(rule.clone()))
-        .await
-        .map_err(refusal)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "security_group_rule": rule_view(&api.store, &made) }),
-    ))
+    let made = collection::make(&asked, rule).await.map_err(refusal)?;
+    Ok(one::<Rules>(&asked, &made))
 }
 
 /// Protocol and ports as old clients give them: numbers, texts, -1 for any.
@@ -393,27 +359,4 @@ fn set_ports(spec: &mut RuleSpec, protocol: String, from: i64, to: i64) -> Resul
     spec.port_range_min = u16::try_from(from).ok();
     spec.port_range_max = u16::try_from(to).ok();
     Ok(())
-}
-
-/// `DELETE /os-security-group-rules/{id}`.
-async fn delete_rule(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, "os_compute_api:os-security-groups:rule:delete")?;
-    check_id(&id)?;
-    let rule = api.store.cache::<Rule>().by_name(&id);
-    let rule = rule.filter(|rule| caller.can_see(rule.project()));
-    let rule = rule.ok_or_else(|| Failure::not_found(format!("Security group with rule {id} not found.")))?;
-    let key = rule.key();
-    let gone = api
-        .store
-        .transact::<(), StoreError>(caller.cause(), |tx| match tx.get::<Rule>(&key) {
-            Some(rule) => tx.delete(&rule),
-            None => Ok(()),
-        });
-    gone.await.map_err(refusal)?;
-    Ok(StatusCode::ACCEPTED.into_response())
 }

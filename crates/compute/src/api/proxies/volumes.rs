@@ -1,66 +1,94 @@
 //! `/os-volumes` and `/os-snapshots`: volumes in the shape that Nova gave them.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    response::{IntoResponse as _, Response},
-    routing::get,
-};
-use http::StatusCode;
+use axum::{Router, response::Response, routing::get};
 use madang_block::{Attachment, Snapshot, SnapshotSpec, Source, Volume, VolumeSpec, VolumeState, VolumeType};
-use madang_http::{Failure, Json, Microversion, Query, RequestInfo, Schema, json};
-use madang_identity::Caller;
-use madang_store::{Kind, Metadata, Resource, Store, StoreError};
+use madang_http::{Failure, Json, Schema};
+use madang_store::{Metadata, Resource, Store};
 use serde_json::{Value, json};
 
-use super::{allowed, refusal};
+use super::{
+    collection::{self, Asked, Collection, Found, find, on_delete, on_list, on_show, one, own, part},
+    refusal,
+};
 use crate::{
-    api::{ComputeApi, base, input},
+    api::{ComputeApi, input},
     server::{api::located, view::micros},
 };
 
 pub(super) fn routes() -> Router<ComputeApi> {
     Router::new()
-        .route("/os-volumes", get(list).post(create))
-        .route("/os-volumes/detail", get(list))
-        .route("/os-volumes/{id}", get(show).delete(delete))
-        .route("/os-snapshots", get(list_snapshots).post(create_snapshot))
-        .route("/os-snapshots/detail", get(list_snapshots))
-        .route("/os-snapshots/{id}", get(show_snapshot).delete(delete_snapshot))
+        .route("/os-volumes", get(on_list::<Volumes>).post(create))
+        .route("/os-volumes/detail", get(on_list::<Volumes>))
+        .route("/os-volumes/{id}", get(on_show::<Volumes>).delete(on_delete::<Volumes>))
+        .route("/os-snapshots", get(on_list::<Snapshots>).post(create_snapshot))
+        .route("/os-snapshots/detail", get(on_list::<Snapshots>))
+        .route(
+            "/os-snapshots/{id}",
+            get(on_show::<Snapshots>).delete(on_delete::<Snapshots>),
+        )
 }
 
 const RULE: &str = "os_compute_api:os-volumes";
 
-/// A project's own, the newest first.
-fn own<K: Kind>(store: &Store, project: &str) -> Vec<Arc<Resource<K>>> {
-    let mut own = store.cache::<K>().in_project(project);
-    own.sort_unstable_by_key(|one| std::cmp::Reverse((one.metadata.created, one.metadata.uid)));
-    own
+/// The project's volumes; Nova showed as much in lists as in details.
+struct Volumes;
+
+impl Collection for Volumes {
+    type Kind = Volume;
+    const ONE: &'static str = "volume";
+    const MANY: &'static str = "volumes";
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        asked.allowed(&format!("{RULE}:{verb}")).map(|_| ())
+    }
+
+    fn missing(id: &str) -> String {
+        format!("Volume {id} could not be found.")
+    }
+
+    fn view(asked: &Asked, volume: &Resource<Volume>) -> Value {
+        view(asked.store(), volume)
+    }
+
+    async fn list(asked: &Asked) -> Result<Found<Volume>, Failure> {
+        Ok(part(own(asked), &asked.query)?.into())
+    }
 }
 
-/// The part of a list that `offset` and `limit` ask for.
-fn part<T>(mut items: Vec<T>, query: &Query) -> Result<Vec<T>, Failure> {
-    let number = |name: &str| match query.get(name) {
-        None => Ok(None),
-        Some(said) => said.parse::<usize>().map(Some).map_err(|_| {
-            let message = format!("Invalid input for query parameters {name}. Value: {said}.");
-            Failure::invalid(message).at(name)
-        }),
-    };
-    let (offset, limit) = (number("offset")?.unwrap_or(0), number("limit")?.unwrap_or(1000));
-    items.drain(..offset.min(items.len()));
-    items.truncate(limit.min(1000));
-    Ok(items)
-}
+/// The project's snapshots.
+struct Snapshots;
 
-fn find<K: Kind>(store: &Store, caller: &Caller, id: &str, what: &str) -> Result<Arc<Resource<K>>, Failure> {
-    let found = store
-        .cache::<K>()
-        .by_name(id)
-        .filter(|one| caller.can_see(one.project()));
-    found.ok_or_else(|| Failure::not_found(format!("{what} {id} could not be found.")))
+impl Collection for Snapshots {
+    type Kind = Snapshot;
+    const ONE: &'static str = "snapshot";
+    const MANY: &'static str = "snapshots";
+
+    fn allow(asked: &Asked, verb: &str) -> Result<(), Failure> {
+        asked.allowed(&format!("{RULE}:snapshots:{verb}")).map(|_| ())
+    }
+
+    fn missing(id: &str) -> String {
+        format!("Snapshot {id} could not be found.")
+    }
+
+    fn view(_asked: &Asked, snapshot: &Resource<Snapshot>) -> Value {
+        let spec = &snapshot.spec;
+        json!({
+            "id": snapshot.name(),
+            "volumeId": spec.volume,
+            "status": snapshot.status.state.as_str(),
+            "size": spec.size_gib,
+            "createdAt": micros(snapshot.metadata.created),
+            "displayName": spec.name,
+            "displayDescription": spec.description,
+        })
+    }
+
+    async fn list(asked: &Asked) -> Result<Found<Snapshot>, Failure> {
+        Ok(part(own(asked), &asked.query)?.into())
+    }
 }
 
 fn view(store: &Store, volume: &Resource<Volume>) -> Value {
@@ -96,39 +124,8 @@ fn view(store: &Store, volume: &Resource<Volume>) -> Value {
     })
 }
 
-/// `GET /os-volumes` and `/os-volumes/detail`: Nova showed as much in both.
-async fn list(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, &format!("{RULE}:list"))?;
-    let volumes = part(own::<Volume>(&api.store, project), &query)?;
-    let shown: Vec<Value> = volumes.iter().map(|volume| view(&api.store, volume)).collect();
-    Ok(json(StatusCode::OK, &json!({ "volumes": shown })))
-}
-
-/// `GET /os-volumes/{id}`.
-async fn show(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, &format!("{RULE}:show"))?;
-    let volume = find::<Volume>(&api.store, &caller, &id, "Volume")?;
-    Ok(json(StatusCode::OK, &json!({ "volume": view(&api.store, &volume) })))
-}
-
 /// `POST /os-volumes`.
-async fn create(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    info: RequestInfo,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
+async fn create(asked: Asked, Json(body): Json<Value>) -> Result<Response, Failure> {
     static CREATE: LazyLock<Schema> = LazyLock::new(|| {
         let text = json!({ "type": "string" });
         let properties = json!({
@@ -145,7 +142,7 @@ async fn create(
             "additionalProperties": false,
         }))
     });
-    let project = allowed(&caller, version, &format!("{RULE}:create"))?;
+    let project = asked.allowed(&format!("{RULE}:create"))?;
     CREATE.check(&body)?;
     let said = &body["volume"];
     let text = |name: &str| said[name].as_str().map(str::to_owned);
@@ -162,24 +159,19 @@ async fn create(
         name: text("display_name"),
         description: text("display_description"),
         size_gib,
-        user: caller.subject.user.id.clone(),
+        user: asked.caller.subject.user.id.clone(),
         availability_zone: text("availability_zone").unwrap_or_default(),
         volume_type: text("volume_type")
-            .map(|name| volume_type(&api.store, project, &name))
+            .map(|name| volume_type(asked.store(), project, &name))
             .transpose()?,
         source: text("snapshot_id").map_or(Source::Blank, Source::Snapshot),
         metadata: words.collect(),
         ..VolumeSpec::default()
     };
     let volume = Resource::<Volume>::new(Metadata::with_id(project), spec);
-    let made = api
-        .store
-        .transact::<_, StoreError>(caller.cause(), |tx| tx.create(volume.clone()))
-        .await
-        .map_err(refusal)?;
-    let answer = json(StatusCode::OK, &json!({ "volume": view(&api.store, &made) }));
-    let place = format!("{}/v2.1/os-volumes/{}", base(&info), made.name());
-    Ok(located(answer, &place))
+    let made = collection::make(&asked, volume).await.map_err(refusal)?;
+    let place = format!("{}/v2.1/os-volumes/{}", asked.base(), made.name());
+    Ok(located(one::<Volumes>(&asked, &made), &place))
 }
 
 fn volume_type(store: &Store, project: &str, name: &str) -> Result<String, Failure> {
@@ -190,73 +182,8 @@ fn volume_type(store: &Store, project: &str, name: &str) -> Result<String, Failu
     Ok(found.ok_or_else(missing)?.name().to_owned())
 }
 
-/// `DELETE /os-volumes/{id}`.
-async fn delete(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, &format!("{RULE}:delete"))?;
-    let volume = find::<Volume>(&api.store, &caller, &id, "Volume")?;
-    remove(&api.store, &caller, &volume).await
-}
-
-async fn remove<K: Kind>(store: &Store, caller: &Caller, resource: &Resource<K>) -> Result<Response, Failure> {
-    let key = resource.key();
-    let gone = store.transact::<(), StoreError>(caller.cause(), |tx| match tx.get::<K>(&key) {
-        Some(resource) => tx.delete::<K>(&resource),
-        None => Ok(()),
-    });
-    gone.await.map_err(refusal)?;
-    Ok(StatusCode::ACCEPTED.into_response())
-}
-
-fn view_snapshot(snapshot: &Resource<Snapshot>) -> Value {
-    let spec = &snapshot.spec;
-    json!({
-        "id": snapshot.name(),
-        "volumeId": spec.volume,
-        "status": snapshot.status.state.as_str(),
-        "size": spec.size_gib,
-        "createdAt": micros(snapshot.metadata.created),
-        "displayName": spec.name,
-        "displayDescription": spec.description,
-    })
-}
-
-/// `GET /os-snapshots` and `/os-snapshots/detail`.
-async fn list_snapshots(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-) -> Result<Response, Failure> {
-    let project = allowed(&caller, version, &format!("{RULE}:snapshots:list"))?;
-    let snapshots = part(own::<Snapshot>(&api.store, project), &query)?;
-    let shown: Vec<Value> = snapshots.iter().map(|snapshot| view_snapshot(snapshot)).collect();
-    Ok(json(StatusCode::OK, &json!({ "snapshots": shown })))
-}
-
-/// `GET /os-snapshots/{id}`.
-async fn show_snapshot(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, &format!("{RULE}:snapshots:show"))?;
-    let snapshot = find::<Snapshot>(&api.store, &caller, &id, "Snapshot")?;
-    Ok(json(StatusCode::OK, &json!({ "snapshot": view_snapshot(&snapshot) })))
-}
-
 /// `POST /os-snapshots`: with `force` also of a volume that somebody uses.
-async fn create_snapshot(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Json(body): Json<Value>,
-) -> Result<Response, Failure> {
+async fn create_snapshot(asked: Asked, Json(body): Json<Value>) -> Result<Response, Failure> {
     static CREATE: LazyLock<Schema> = LazyLock::new(|| {
         let text = json!({ "type": "string" });
         let properties = json!({
@@ -271,13 +198,13 @@ async fn create_snapshot(
             "additionalProperties": false,
         }))
     });
-    allowed(&caller, version, &format!("{RULE}:snapshots:create"))?;
+    asked.allowed(&format!("{RULE}:snapshots:create"))?;
     CREATE.check(&body)?;
     let said = &body["snapshot"];
     let text = |name: &str| said[name].as_str().map(str::to_owned);
     let force = &said["force"];
     let is_forced = *force == true || force.as_str().and_then(madang_http::parse_bool) == Some(true);
-    let volume = find::<Volume>(&api.store, &caller, &text("volume_id").unwrap_or_default(), "Volume")?;
+    let volume = find::<Volumes>(&asked, &text("volume_id").unwrap_or_default())?;
     let state = volume.status.state;
     if state != VolumeState::Available && !(is_forced && state == VolumeState::InUse) {
         let message = format!(
@@ -292,26 +219,10 @@ async fn create_snapshot(
         volume: volume.name().to_owned(),
         size_gib: volume.spec.size_gib,
         volume_type: volume.spec.volume_type.clone(),
-        user: caller.subject.user.id.clone(),
+        user: asked.caller.subject.user.id.clone(),
         ..SnapshotSpec::default()
     };
     let snapshot = Resource::<Snapshot>::new(Metadata::with_id(volume.project()), spec);
-    let made = api
-        .store
-        .transact::<_, StoreError>(caller.cause(), |tx| tx.create(snapshot.clone()))
-        .await
-        .map_err(refusal)?;
-    Ok(json(StatusCode::OK, &json!({ "snapshot": view_snapshot(&made) })))
-}
-
-/// `DELETE /os-snapshots/{id}`.
-async fn delete_snapshot(
-    State(api): State<ComputeApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    allowed(&caller, version, &format!("{RULE}:snapshots:delete"))?;
-    let snapshot = find::<Snapshot>(&api.store, &caller, &id, "Snapshot")?;
-    remove(&api.store, &caller, &snapshot).await
+    let made = collection::make(&asked, snapshot).await.map_err(refusal)?;
+    Ok(one::<Snapshots>(&asked, &made))
 }
