@@ -3,13 +3,15 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use madang_host::{netns::Netns, nft, process::Command};
 use madang_network::{
     AddressGroup, AddressGroupSpec, Direction, PortSpec, QosPolicy, QosPolicySpec, QosRule, Rule, RuleSpec, Says,
 };
+
+use tokio::time::Instant;
 
 use super::lab::{allow, in_lab, until_async};
 

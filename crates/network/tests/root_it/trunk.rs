@@ -96,6 +96,7 @@ fn relay(mut trunk: File, mut wires: Vec<(Option<u16>, File)>, stop: &AtomicBool
             }
         }
         if is_quiet {
+            #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -66,7 +66,7 @@ async fn what_goes_together_is_gone_together() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir).await;
     make(&store, "slow").await;
-    let (seen, was_seen) = mpsc::channel();
+    let (seen, was_seen) = mpsc::sync_channel(1);
     let looked = store.clone();
     *LOOK.lock() = Some(Box::new(move || {
         let left = looked.get::<Left>(&key::<Left>("a")).is_some();
