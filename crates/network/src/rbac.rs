@@ -4,8 +4,10 @@
 //! for all sets them. An external network is seen by those projects that its policies name.
 
 pub mod api;
+mod complete;
 pub(crate) mod rules;
 
+pub use complete::complete;
 use madang_store::{Indexes, Kind, Resource, Store};
 use serde::{Deserialize, Serialize};
 

@@ -164,6 +164,9 @@ impl Cloud {
         identity.start(group);
         policy::watch(Arc::clone(identity.policy()), file, group);
         first_networks(&store, config, instance, begun).await?;
+        madang_network::rbac::complete(&store)
+            .await
+            .context("could not complete the policies of shared networks")?;
         madang_scheduler::control::run_with(&store, config.scheduler.clone(), group);
         madang_compute::flavor::seed::seed(&store)
             .await

@@ -19,18 +19,24 @@ pub struct Cloud {
     _directory: tempfile::TempDir,
 }
 
+/// The store in a directory.
+pub async fn open(directory: &tempfile::TempDir, builder: StoreBuilder) -> Store {
+    let backend = Sqlite::open(SqliteOptions::new(directory.path().join("store.db"))).await;
+    builder.open(Arc::new(backend.unwrap())).await.unwrap()
+}
+
 impl Cloud {
     pub async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let backend = Sqlite::open(SqliteOptions::new(directory.path().join("store.db")))
-            .await
-            .unwrap();
+        Self::over(tempfile::tempdir().unwrap()).await
+    }
+
+    /// One whose store is in a directory already.
+    pub async fn over(directory: tempfile::TempDir) -> Self {
         let mut builder = StoreBuilder::new();
         register(&mut builder);
         builder.kind::<Provider>();
-        let store = builder.open(Arc::new(backend)).await.unwrap();
         Self {
-            store,
+            store: open(&directory, builder).await,
             metrics: Metrics::new(),
             _directory: directory,
         }

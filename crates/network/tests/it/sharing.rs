@@ -1,9 +1,11 @@
 //! What projects share with each other, and what is said of quality and of single ports.
 
 use http::Method;
+use madang_network::{Network, NetworkSpec, SubnetPool, rbac};
+use madang_store::{Metadata, Resource, StoreBuilder};
 use serde_json::{Value, json};
 
-use super::cloud::{Client, Cloud, text};
+use super::cloud::{Client, Cloud, cause, open, text};
 
 async fn network(client: &Client) -> String {
     let made = client.create("/v2.0/networks", json!({ "network": {} })).await;
@@ -243,4 +245,38 @@ async fn a_policy_of_quality_is_held_by_who_has_it() {
         .await;
     assert_eq!(admin.delete(&path).await.0, 204);
     assert_eq!(admin.delete(&one).await.0, 404);
+}
+
+/// What a madang wrote that had no policies is shared as before.
+#[tokio::test]
+async fn flags_of_before_get_their_policies() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut builder = StoreBuilder::new();
+    builder.kind::<Network>().kind::<SubnetPool>();
+    let before = open(&directory, builder).await;
+    let specs = [(false, true), (true, false), (false, false)].map(|(is_shared, is_external)| NetworkSpec {
+        is_shared,
+        is_external,
+        ..NetworkSpec::default()
+    });
+    let [outside, common, own] = before
+        .transact::<_, madang_store::StoreError>(cause(), |tx| {
+            let mut make =
+                |spec: &NetworkSpec| tx.create(Resource::<Network>::new(Metadata::with_id("p1"), spec.clone()));
+            Ok([make(&specs[0])?, make(&specs[1])?, make(&specs[2])?])
+        })
+        .await
+        .unwrap();
+    before.close().await;
+
+    let cloud = Cloud::over(directory).await;
+    let seen = async |id: &str| cloud.member("p2").get(&format!("/v2.0/networks/{id}")).await.0;
+    assert_eq!(seen(outside.name()).await, 404, "which is why it is completed");
+    for _ in 0..2 {
+        rbac::complete(&cloud.store).await.unwrap();
+        assert_eq!((seen(outside.name()).await, seen(common.name()).await), (200, 200));
+        assert_eq!(seen(own.name()).await, 404);
+        let (_, list) = cloud.admin().get("/v2.0/rbac-policies").await;
+        assert_eq!(list["rbac_policies"].as_array().unwrap().len(), 2);
+    }
 }
