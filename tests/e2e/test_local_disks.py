@@ -78,9 +78,9 @@ def test_the_guest_is_told_where_they_are(guest):
 def test_a_volume_comes_after_them(demo, guest):
     volume = demo.made_volume(size=1, name="after")
     path = f"/servers/{guest.id}/os-volume_attachments"
-    made = demo.compute("POST", path, {"volumeAttachment": {"volumeId": volume}}).json()["volumeAttachment"]
+    assert demo.compute("POST", path, {"volumeAttachment": {"volumeId": volume}}).status_code == 202
     demo.wait_volume(volume, "in-use")
-    assert made["device"] == "/dev/vdd"
+    assert demo.compute("GET", f"{path}/{volume}").json()["volumeAttachment"]["device"] == "/dev/vdd"
     assert wait_for("the disk inside", lambda: guest.disk_of(volume), seconds=30) == "vdd"
     demo.compute("DELETE", f"{path}/{volume}")
     demo.wait_volume(volume, "available")

@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{MetadataExt, PermissionsExt, chown},
+        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -88,12 +88,15 @@ pub(super) fn make(
     let etc = base.join("etc");
     make_etc(&etc, &spec)?;
     let own = |fd: &OwnedFd| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
+    // Of a path below `/proc/<pid>` runc since 1.1.10 believes that the namespace is that process's own.
+    let user_ns = base.join("userns");
+    symlink(own(&namespaces.user), &user_ns).map_err(Failure::host("name the container's user namespace"))?;
     let document = runtime::document(
         &spec,
         &runtime::Place {
             rootfs: &rootfs,
             etc: &etc,
-            user_ns: own(&namespaces.user),
+            user_ns,
             net_ns: own(&namespaces.net),
             user: &account.user,
             limit_swap: swap_is_counted(&spec),
@@ -168,7 +171,7 @@ fn mount_root(home: &Home, spec: &Spec, base: &Path, namespaces: &Namespaces) ->
         names.push(name);
     }
     for (name, target) in [("u", &upper), ("w", &work)] {
-        std::os::unix::fs::symlink(target, base.join(name)).map_err(Failure::host("name the writable layer"))?;
+        symlink(target, base.join(name)).map_err(Failure::host("name the writable layer"))?;
     }
     let rootfs = directory(base, ROOT)?;
     let options = overlay_options(&names.join(":"), "u", "w");
