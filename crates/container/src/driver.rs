@@ -112,8 +112,8 @@ struct Inner {
     unpacked: Notify,
     /// A shim that waits for its container.
     spare: Mutex<Option<Spare>>,
-    /// Told when a shim has been taken or started.
-    spare_taken: Notify,
+    /// Told when a container has started.
+    spare_wanted: Notify,
 }
 
 impl OciDriver {
@@ -159,7 +159,7 @@ impl OciDriver {
             watched: Mutex::default(),
             unpacked: Notify::new(),
             spare: Mutex::default(),
-            spare_taken: Notify::new(),
+            spare_wanted: Notify::new(),
         });
         watch::listen(&inner)?;
         for id in inner.ids()? {
@@ -220,7 +220,9 @@ impl Driver for OciDriver {
     async fn start(&self, workload: &Workload) -> Result<(), DriverError> {
         let lock = self.inner.lock(workload.id);
         let _held = lock.lock().await;
-        self.inner.start(workload).await
+        let started = self.inner.start(workload).await;
+        self.inner.spare_wanted.notify_one();
+        started
     }
 
     async fn make_ready(&self, workload: &Workload) -> Result<(), DriverError> {

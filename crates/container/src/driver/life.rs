@@ -125,7 +125,6 @@ impl Inner {
             Some(shim) => shim,
             None => self.launch("run", home, spec.run).await?,
         };
-        self.spare_taken.notify_one();
         watch::attend(self, id, shim);
         Ok(true)
     }

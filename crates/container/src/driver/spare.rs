@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::{Inner, host, refused};
 use crate::record::Home;
 
-/// The container that took the last one starts first.
-const AFTER: Duration = Duration::from_millis(500);
+/// Who waited for the last container has its answer first.
+const AFTER: Duration = Duration::from_millis(20);
 
 pub(super) struct Spare {
     shim: Process,
@@ -46,10 +46,10 @@ fn word_for(home: &Path, run: Uuid) -> Vec<u8> {
     [run.to_string().as_bytes(), b" ", home.as_os_str().as_bytes()].concat()
 }
 
-/// Starts another one whenever the last has been taken.
+/// Starts one, when there is none, after a container has started: before that it would take processors from it.
 pub(super) async fn keep_one(inner: Arc<Inner>) {
     loop {
-        inner.spare_taken.notified().await;
+        inner.spare_wanted.notified().await;
         tokio::time::sleep(AFTER).await;
         if inner.spare.lock().is_some() {
             continue;
