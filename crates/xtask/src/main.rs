@@ -3,8 +3,9 @@
 mod check;
 mod workspace;
 
-use std::{path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -22,8 +23,9 @@ enum Chore {
 
 fn main() -> anyhow::Result<ExitCode> {
     let Chore::Check = Arguments::parse().chore;
-    // Built from this workspace, so it knows where the workspace is, whichever directory it is called from.
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    // Cargo says where it is at run time; what was compiled in may be another copy of the workspace.
+    let own = env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask check`")?;
+    let root = Path::new(&own).join("../..").canonicalize()?;
     let workspace = workspace::Workspace::read(&root)?;
     let findings = check::all(&workspace);
     for finding in &findings {
