@@ -1,7 +1,8 @@
 //! The small process beside each container: makes its place, starts it, keeps its output, records its end.
 //!
 //! It is started by the driver as a hidden subcommand and needs nobody afterwards: it is the container's parent (by way
-//! of being the "subreaper"), so only it learns the exit code. It has one thread and no runtime, and a few megabytes.
+//! of being the "subreaper"), so only it learns the exit code. It has one thread once the container runs, no runtime, and
+//! a few megabytes.
 //!
 //! ```text
 //! run DIR:    record starting ─► namespaces, mounts ─► runc create, (held: the word) ─► network ─► start
@@ -31,6 +32,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
+    thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -296,6 +298,7 @@ impl Shim {
             return Ok(());
         };
         self.network = network::of_process(init.pid).ok();
+        self.leave_madangs_group();
         self.attend(
             Init {
                 identity: init,
@@ -335,6 +338,7 @@ impl Shim {
             .open(self.home.file("output"))
             .map_err(Failure::host("open the output fifo"))?;
         let also = output.try_clone().map_err(Failure::host("open the output fifo"))?;
+        let leaving = self.leave_madangs_group();
         let child = Command::new(&self.spec.runc)
             .arg("--root")
             .arg(self.home.file("runc"))
@@ -372,6 +376,8 @@ impl Shim {
         let identity = Identity::of(pid).unwrap_or(Identity { pid, started: 0 });
         let mut init = Init { identity, ended: None };
         self.wait_for_the_word(&mut init)?;
+        // It has long left; if it could not, its log says so.
+        let _ = leaving.map(thread::JoinHandle::join);
         place.name_hosts(&self.spec)?;
         self.let_it_run(&mut init)?;
         self.wait_for_program(&mut init)?;
@@ -510,7 +516,6 @@ impl Shim {
             shim: self.own,
             init: init.identity,
         })?;
-        self.leave_madangs_group();
         while init.ended.is_none() {
             self.pump(step)?;
             self.collect(&mut init)?;
@@ -527,13 +532,20 @@ impl Shim {
         Ok(())
     }
 
-    /// Moves out of the control group of whoever started this, which may be ended as a whole. Only now, because the
-    /// kernel lets a move wait for all processors to come by, 10 ms and more: nobody has to wait for that.
-    fn leave_madangs_group(&self) {
-        let group = Group::new(&Hierarchies::detect(), &self.spec.shims);
-        if let Err(error) = group.and_then(|group| group.add(self.own.pid)) {
-            eprintln!("{}", error.chain());
-        }
+    /// Moves out of the control group of whoever started this, which may be ended as a whole. Beside runc, because the
+    /// kernel lets the first move wait for all processors to come by, 10 ms and more: runc's own is then no first one.
+    fn leave_madangs_group(&self) -> Option<thread::JoinHandle<()>> {
+        let (shims, own) = (self.spec.shims.clone(), self.own.pid);
+        let leave = move || {
+            let group = Group::new(&Hierarchies::detect(), &shims);
+            if let Err(error) = group.and_then(|group| group.add(own)) {
+                eprintln!("{}", error.chain());
+            }
+        };
+        let started = thread::Builder::new().spawn(leave);
+        started
+            .inspect_err(|error| eprintln!("could not start a thread to leave madang's control group: {error}"))
+            .ok()
     }
 
     fn how_it_ended(&self, code: Option<i32>) -> Record {

@@ -54,7 +54,8 @@ pub struct Output {
 }
 
 /// A program to run: found in the usual directories, without a shell, with an environment that holds `PATH` and
-/// `LC_ALL=C` only, in a session of its own, inheriting no descriptors but those it is given.
+/// `LC_ALL=C` only, in a session (a short one: at least a process group) of its own, inheriting no descriptors but those
+/// it is given.
 #[derive(Debug)]
 pub struct Command {
     program: OsString,
@@ -210,19 +211,27 @@ impl Command {
         let name = self.name();
         let input = std::mem::take(&mut self.stdin);
         let remedy = self.remedy.take();
-        let mut command = self.prepare()?;
+        let netns = self.netns.clone().unwrap_or(Netns::OWN);
+        let is_plain = self.is_plain();
+        let mut command = if is_plain {
+            self.prepare_plain()
+        } else {
+            self.prepare()?
+        };
         command.stdin(if input.is_empty() {
             process::Stdio::null()
         } else {
             process::Stdio::piped()
         });
         command.stdout(process::Stdio::piped()).stderr(process::Stdio::piped());
-        let mut child = tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| not_started(&name, remedy, error))?;
-        // `kill_on_drop` ends the program alone; its session goes with this.
-        let mut session = EndSession(child.id());
+        let spawn = || tokio::process::Command::from(command).kill_on_drop(true).spawn();
+        let spawned = match is_plain && netns != Netns::OWN {
+            true => netns.run(spawn).await?,
+            false => spawn(),
+        };
+        let mut child = spawned.map_err(|error| not_started(&name, remedy, error))?;
+        // `kill_on_drop` ends the program alone; its group goes with this.
+        let mut group = EndGroup(child.id());
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let Some(mut stdin) = stdin {
@@ -241,7 +250,7 @@ impl Command {
                 after: timeout,
             })?;
         // From here on its number may belong to somebody else.
-        session.0 = None;
+        group.0 = None;
         let status = status.map_err(Error::io(format!("wait for {name}")))?;
         let code = status
             .code()
@@ -289,7 +298,25 @@ impl Command {
             .into_owned()
     }
 
-    fn prepare(self) -> Result<process::Command> {
+    /// Whether there is nothing to set up in the child that its parent's thread cannot have set up.
+    fn is_plain(&self) -> bool {
+        self.cgroup.is_none()
+            && self.credentials.is_none()
+            && !self.no_new_privileges
+            && self.limits.is_empty()
+            && self.inherit.is_empty()
+    }
+
+    /// Without code of ours in the child, which then shares our memory until it has become the program: to copy the page
+    /// tables of a large process takes longer than most short programs do. The standard library does so only with a path.
+    fn prepare_plain(self) -> process::Command {
+        let program = self.program.to_str().and_then(find_program);
+        let mut command = self.bare(program.as_deref().map(Path::as_os_str));
+        command.process_group(0);
+        command
+    }
+
+    fn prepare(mut self) -> Result<process::Command> {
         let setup = Setup {
             cgroup: match &self.cgroup {
                 Some(group) => group.doors()?,
@@ -300,7 +327,7 @@ impl Command {
                 _ => None,
             },
             credentials: self.credentials,
-            groups: self.groups,
+            groups: std::mem::take(&mut self.groups),
             no_new_privileges: self.no_new_privileges,
             limits: self
                 .limits
@@ -315,20 +342,26 @@ impl Command {
                     )
                 })
                 .collect(),
-            inherit: self.inherit,
+            inherit: std::mem::take(&mut self.inherit),
         };
-        let mut command = process::Command::new(&self.program);
+        let mut command = self.bare(None);
+        // SAFETY: `Setup::apply` makes system calls only, on what was opened and allocated above.
+        unsafe { command.pre_exec(move || setup.apply()) };
+        Ok(command)
+    }
+
+    /// The program, or another file of it, with its arguments, environment and directory.
+    fn bare(&self, file: Option<&OsStr>) -> process::Command {
+        let mut command = process::Command::new(file.unwrap_or(&self.program));
         command
             .args(&self.args)
             .env_clear()
             .env("PATH", PATH)
             .env("LC_ALL", "C");
         command
-            .envs(self.env)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.directory.as_deref().unwrap_or(Path::new("/")));
-        // SAFETY: `Setup::apply` makes system calls only, on what was opened and allocated above.
-        unsafe { command.pre_exec(move || setup.apply()) };
-        Ok(command)
+        command
     }
 }
 
@@ -382,9 +415,9 @@ async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 }
 
 /// Kills a short program and what it started when its run is given up.
-struct EndSession(Option<u32>);
+struct EndGroup(Option<u32>);
 
-impl Drop for EndSession {
+impl Drop for EndGroup {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
             let _ = nix::sys::signal::killpg(
