@@ -112,9 +112,12 @@ def test_it_takes_the_disks_made_for_it(guests):
 
 
 def test_only_what_is_signed_was_started(guests):
-    secure = "od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-    assert inside(guests["drive"], secure) == "1"
-    assert inside(guests["service"], secure) == "0"
+    variable = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    value = f"od -An -tu1 -j4 {variable}"
+    assert inside(guests["drive"], value) == "1"
+    # Its firmware has variables too; newer builds that cannot check signatures leave this one out instead of saying 0.
+    assert int(inside(guests["service"], "ls /sys/firmware/efi/efivars | wc -l")) > 0
+    assert inside(guests["service"], f"if [ -e {variable} ]; then {value}; else echo 0; fi") == "0"
 
 
 def test_it_has_a_trusted_platform_module(cloud, guests):
