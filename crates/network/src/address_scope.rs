@@ -19,7 +19,7 @@ impl Kind for AddressScope {
     type Status = AddressScopeStatus;
 
     fn indexes() -> Indexes<Self> {
-        Indexes::<Self>::new().on("shared", |r| if r.spec.is_shared { vec!["yes".into()] } else { vec![] })
+        Indexes::new()
     }
 }
 

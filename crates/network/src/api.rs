@@ -6,6 +6,7 @@
 mod agents;
 pub(crate) mod attribute;
 mod availability;
+pub(crate) mod below;
 pub(crate) mod convert;
 mod extensions;
 pub(crate) mod failure;

@@ -21,15 +21,13 @@ impl Kind for QosPolicy {
     type Status = QosPolicyStatus;
 
     fn indexes() -> Indexes<Self> {
-        Indexes::<Self>::new()
-            .on("shared", |r| if r.spec.is_shared { vec!["yes".into()] } else { vec![] })
-            .on("default", |r| {
-                if r.spec.is_default {
-                    vec![r.project().to_owned()]
-                } else {
-                    vec![]
-                }
-            })
+        Indexes::<Self>::new().on("default", |r| {
+            if r.spec.is_default {
+                vec![r.project().to_owned()]
+            } else {
+                vec![]
+            }
+        })
     }
 }
 
@@ -78,11 +76,46 @@ pub enum Says {
         /// Which way, seen from the port.
         direction: Direction,
     },
+    /// No more packets than this.
+    PacketRateLimit {
+        /// Thousands of packets in a second.
+        max_kpps: u32,
+        /// Thousands of packets that may come at once.
+        max_burst_kpps: u32,
+        /// Which way, seen from the port.
+        direction: Direction,
+    },
+    /// The host of a server with such a port has this much left for it.
+    MinimumBandwidth {
+        /// Thousands of bits in a second.
+        min_kbps: u32,
+        /// Which way, seen from the port.
+        direction: Direction,
+    },
+    /// The host of a server with such a port has room for so many packets.
+    MinimumPacketRate {
+        /// Thousands of packets in a second.
+        min_kpps: u32,
+        /// Which way, seen from the port.
+        direction: Ways,
+    },
     /// Packets that it sends are marked.
     DscpMarking {
         /// The upper six bits of the field that was called type of service.
         dscp_mark: u8,
     },
+}
+
+/// One way, or both taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ways {
+    /// To the port.
+    Ingress,
+    /// From the port.
+    Egress,
+    /// Either.
+    Any,
 }
 
 /// Nothing is seen of a policy itself.

@@ -21,7 +21,6 @@ impl Kind for SubnetPool {
     fn indexes() -> Indexes<Self> {
         Indexes::<Self>::new()
             .on("name", |r| vec![r.spec.name.clone()])
-            .on("shared", |r| if r.spec.is_shared { vec!["yes".into()] } else { vec![] })
             .on("scope", |r| r.spec.address_scope_id.iter().cloned().collect())
             .on("default", |r| {
                 if r.spec.is_default {

@@ -20,10 +20,10 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, add_shared, member, own_or_all, stored, visible, wrapped},
+        resource::{Context, Exposed, Facts, member, own_or_shared, stored, visible, wrapped},
         view::View,
     },
-    rbac::{self, Shareable},
+    rbac::Shareable,
     refusal::{self, Missing},
 };
 
@@ -55,14 +55,7 @@ impl Exposed for AddressGroup {
     }
 
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
-        let mut found = own_or_all(context, query);
-        if !query.has("id") {
-            let groups = context.store.cache::<Self>();
-            let for_all = rbac::shared_with(&context.store, rbac::EVERYBODY, Shareable::AddressGroup);
-            add_missing(&mut found, for_all.iter().filter_map(|id| groups.by_name(id)).collect());
-            add_shared(context, &mut found, Shareable::AddressGroup);
-        }
-        found
+        own_or_shared(context, query, Shareable::AddressGroup)
     }
 
     fn view(context: &Context, group: &Resource<Self>) -> Map<String, Value> {

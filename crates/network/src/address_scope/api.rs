@@ -12,7 +12,7 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all},
+        resource::{Context, Exposed, Facts, own_or_shared},
         view::View,
     },
     rbac::Shareable,
@@ -45,12 +45,7 @@ impl Exposed for AddressScope {
     }
 
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
-        let mut found = own_or_all(context, query);
-        if !query.has("id") {
-            add_missing(&mut found, context.store.cache::<AddressScope>().by("shared", "yes"));
-            add_shared(context, &mut found, Shareable::AddressScope);
-        }
-        found
+        own_or_shared(context, query, Shareable::AddressScope)
     }
 
     fn view(context: &Context, scope: &Resource<Self>) -> Map<String, Value> {

@@ -81,15 +81,9 @@ fn routed(view: &View, router: &RouterView, outside: &str) -> Vec<String> {
 /// Single ports of outside addresses.
 fn forwarded(router: &RouterView) -> Vec<String> {
     let line = |outer: IpAddr, one: &PortForwarding| {
-        let PortForwarding {
-            protocol,
-            external_port,
-            internal_ip_address: inner,
-            internal_port,
-            ..
-        } = one;
+        let (protocol, inner) = (&one.protocol, one.internal_ip_address);
         let is_known = matches!(protocol.as_str(), "tcp" | "udp") && outer.is_ipv4() && inner.is_ipv4();
-        is_known.then(|| format!("ip daddr {outer} {protocol} dport {external_port} dnat to {inner}:{internal_port}"))
+        is_known.then(|| format!("ip daddr {outer} {protocol} {}", ports(one, inner)))
     };
     let of_address = |floating: &std::sync::Arc<madang_store::Resource<crate::FloatingIp>>| {
         let spec = floating.spec.clone();
@@ -99,6 +93,26 @@ fn forwarded(router: &RouterView) -> Vec<String> {
             .collect::<Vec<_>>()
     };
     router.floating.iter().flat_map(of_address).collect()
+}
+
+/// From which ports to which.
+fn ports(one: &PortForwarding, inner: IpAddr) -> String {
+    let (from, to) = (one.external_ports(), one.internal_ports());
+    let range = if from.len() == 1 {
+        from.start().to_string()
+    } else {
+        format!("{}-{}", from.start(), from.end())
+    };
+    if to.len() == 1 {
+        return format!("dport {range} dnat to {inner}:{}", to.start());
+    }
+    if from == to {
+        return format!("dport {range} dnat to {inner}");
+    }
+    // A range alone would lead to any port of it.
+    let pairs = from.zip(to).map(|(from, to)| format!("{from} : {inner} . {to}"));
+    let pairs = pairs.collect::<Vec<_>>().join(", ");
+    format!("dport {range} dnat ip to {} dport map {{ {pairs} }}", one.protocol)
 }
 
 /// Address translation; none without a way out.

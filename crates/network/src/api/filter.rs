@@ -24,8 +24,25 @@ pub(crate) fn page(
     query: &Query,
     info: &RequestInfo,
 ) -> Result<Value, Failure> {
+    page_behind(None, collection, items, attributes, hidden, query, info)
+}
+
+/// As [`page`], where the marker may be an item that is not shown.
+///
+/// # Errors
+/// As [`page`].
+pub(crate) fn page_behind(
+    marker: Option<Map<String, Value>>,
+    collection: &str,
+    items: Vec<Map<String, Value>>,
+    attributes: &[&'static str],
+    hidden: &[&'static str],
+    query: &Query,
+    info: &RequestInfo,
+) -> Result<Value, Failure> {
     let known: Vec<_> = attributes.iter().chain(hidden).copied().collect();
     let mut items = choose(items, &known, query)?;
+    items.extend(marker);
     let keys = SortKeys::from(query, attributes, &[("id", Direction::Ascending)])?;
     keys.sort(&mut items, |item, key| sort_value(item.get(key)));
     let wanted = PageQuery::from(query, LimitRules::unbounded())?;

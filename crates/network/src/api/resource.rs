@@ -21,7 +21,7 @@ use super::{
     filter,
 };
 use crate::{
-    rbac::{self, Shareable},
+    rbac::{self, EVERYBODY, Shareable},
     refusal::{self, Missing},
 };
 
@@ -111,6 +111,9 @@ pub(crate) trait Exposed: Kind {
     /// Its attributes, besides those that every resource has.
     const ATTRIBUTES: &'static [Attribute];
 
+    /// Whether a page may start behind one that the caller does not see, as lists of Neutron's newer kinds do.
+    const HAS_OPEN_MARKERS: bool = false;
+
     /// What policy is asked about.
     fn facts(context: &Context, resource: &Resource<Self>) -> Facts;
 
@@ -195,14 +198,25 @@ pub(crate) fn add_missing<K: Kind>(to: &mut Vec<Arc<Resource<K>>>, more: Vec<Arc
     );
 }
 
-/// Adds what policies share with the caller's project by name.
+/// Adds what policies share with all projects, and with the caller's.
 pub(crate) fn add_shared<K: Kind>(context: &Context, to: &mut Vec<Arc<Resource<K>>>, sort: Shareable) {
-    let Some(project) = context.caller.subject.project_id() else {
-        return;
-    };
-    let ids = rbac::shared_with(&context.store, project, sort);
     let cache = context.store.cache::<K>();
-    add_missing(to, ids.iter().filter_map(|id| cache.by_name(id)).collect());
+    for project in [Some(EVERYBODY), context.caller.subject.project_id()]
+        .into_iter()
+        .flatten()
+    {
+        let ids = rbac::shared_with(&context.store, project, sort);
+        add_missing(to, ids.iter().filter_map(|id| cache.by_name(id)).collect());
+    }
+}
+
+/// [`own_or_all`], and what is shared with the caller unless ids are asked for: the candidates of what has policies.
+pub(crate) fn own_or_shared<K: Kind>(context: &Context, query: &Query, sort: Shareable) -> Vec<Arc<Resource<K>>> {
+    let mut found = own_or_all(context, query);
+    if !query.has("id") {
+        add_shared(context, &mut found, sort);
+    }
+    found
 }
 
 async fn list<K: Exposed>(
@@ -236,11 +250,16 @@ async fn list<K: Exposed>(
         item
     };
     let items: Vec<_> = found.iter().map(item).collect();
+    let hidden_marker = query.get("marker").filter(|_| K::HAS_OPEN_MARKERS).and_then(|marker| {
+        let is_seen = found.iter().any(|resource| resource.name() == marker);
+        let marker = context.store.cache::<K>().by_name(marker).filter(|_| !is_seen);
+        marker.map(|marker| K::view(&context, &marker))
+    });
     let names = STANDARD.iter().chain(K::ATTRIBUTES).map(|attribute| attribute.name);
     let names: Vec<_> = names.collect();
     Ok(json(
         StatusCode::OK,
-        &filter::page(K::PLURAL, items, &names, K::HIDDEN, &query, &info)?,
+        &filter::page_behind(hidden_marker, K::PLURAL, items, &names, K::HIDDEN, &query, &info)?,
     ))
 }
 

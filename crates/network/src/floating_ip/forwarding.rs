@@ -1,6 +1,6 @@
 //! Port forwarding: single ports of a floating address lead to ports of guests. The address itself leads nowhere else then.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use madang_store::{Resource, StoreError, Tx};
 use serde::{Deserialize, Serialize};
@@ -15,24 +15,49 @@ use crate::{
 /// The most forwardings of one address: each is a rule of its router.
 const MOST: usize = 1000;
 
-/// One port of a floating address.
+/// The most ports of one forwarding whose numbers change: each is an element of the router's rule.
+const MOST_SHIFTED: usize = 1024;
+
+/// One port of a floating address, or a row of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortForwarding {
     /// Its id, a UUID.
     pub id: String,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// The port at the floating address.
+    /// The port at the floating address, or the first of several.
     pub external_port: u16,
+    /// The last of several; 0 where there is one.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub external_port_last: u16,
     /// Neutron's port that it leads to.
     pub internal_port_id: String,
     /// The address of that port.
     pub internal_ip_address: IpAddr,
-    /// The guest's TCP or UDP port.
+    /// The guest's TCP or UDP port, or the first of as many as there are outside.
     pub internal_port: u16,
+    /// The last of several; 0 where there is one.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub internal_port_last: u16,
     /// Free text.
     #[serde(default)]
     pub description: String,
+}
+
+fn is_none(port: &u16) -> bool {
+    *port == 0
+}
+
+impl PortForwarding {
+    /// The ports at the floating address.
+    pub fn external_ports(&self) -> RangeInclusive<u16> {
+        self.external_port..=self.external_port_last.max(self.external_port)
+    }
+
+    /// The guest's ports: one for all, or one for each.
+    pub fn internal_ports(&self) -> RangeInclusive<u16> {
+        self.internal_port..=self.internal_port_last.max(self.internal_port)
+    }
 }
 
 /// Checks forwardings that are new or changed, and finds the router on their way.
@@ -73,9 +98,25 @@ pub(super) fn check(tx: &mut Tx<'_>, old: &[PortForwarding], new: &mut Resource<
 
 /// Neither end is another forwarding's.
 fn check_single(others: &[PortForwarding], one: &PortForwarding) -> Result<(), StoreError> {
-    let outer = |f: &PortForwarding| (f.protocol.clone(), f.external_port);
-    let inner = |f: &PortForwarding| (f.protocol.clone(), f.internal_ip_address, f.internal_port);
-    let is_same = |other: &&PortForwarding| outer(other) == outer(one) || inner(other) == inner(one);
+    let (outer, inner) = (one.external_ports(), one.internal_ports());
+    if inner.len() != 1 && inner.len() != outer.len() {
+        let why = format_args!(
+            "{} external ports cannot lead to {} internal ones: there has to be one, or as many",
+            outer.len(),
+            inner.len()
+        );
+        return Err(refusal::bad_request("port_forwarding", why));
+    }
+    if inner.len() > MOST_SHIFTED && inner != outer {
+        let why = format_args!("at most {MOST_SHIFTED} ports can lead to ones of other numbers");
+        return Err(refusal::bad_request("port_forwarding", why));
+    }
+    let meet = |a: &RangeInclusive<u16>, b: &RangeInclusive<u16>| a.start() <= b.end() && b.start() <= a.end();
+    let is_same = |other: &&PortForwarding| {
+        let meets_inside =
+            other.internal_ip_address == one.internal_ip_address && meet(&other.internal_ports(), &inner);
+        other.protocol == one.protocol && (meet(&other.external_ports(), &outer) || meets_inside)
+    };
     match others.iter().find(is_same) {
         None => Ok(()),
         Some(same) => {

@@ -1,17 +1,10 @@
 //! Port forwardings as Neutron shows them, below their floating address.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use http::{Method, StatusCode};
-use madang_http::{Failure, Json, Query, RequestInfo, json};
-use madang_identity::Caller;
-use madang_store::{ErrorKind, Resource};
+use axum::Router;
+use madang_http::Failure;
+use madang_store::ErrorKind;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -21,16 +14,13 @@ use crate::{
     api::{
         NetworkApi,
         attribute::{Attribute, Body},
+        below::Below,
         convert,
         failure::Stop,
-        filter,
-        resource::{Context, Facts, member, visible, wrapped},
+        resource::{Context, visible},
     },
-    refusal::{self, Missing},
+    refusal,
 };
-
-const SINGULAR: &str = "port_forwarding";
-const PLURAL: &str = "port_forwardings";
 
 fn number(value: &Value) -> Result<Value, String> {
     let number = convert::number(value)?;
@@ -43,16 +33,31 @@ fn number(value: &Value) -> Result<Value, String> {
     }
 }
 
+/// `1000:1010`, also of one port alone, as both.
+fn range(value: &Value) -> Result<Value, String> {
+    let bad = || format!("{} is not a valid port range", convert::quoted(value));
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let (first, last) = text.split_once(':').unwrap_or((&text, &text));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(bad);
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err(bad());
+    }
+    Ok(json!([first, last]))
+}
+
 fn protocol(value: &Value) -> Result<Value, String> {
     let lower = value.as_str().map(str::to_lowercase);
     convert::one_of(&lower.map_or_else(|| value.clone(), Value::from), &["tcp", "udp"])
 }
 
-static ATTRIBUTES: [Attribute; 7] = [
+static ATTRIBUTES: [Attribute; 9] = [
     Attribute::new("description", convert::text_or_null),
     Attribute::new("protocol", protocol).required(),
-    Attribute::new("external_port", number).required(),
-    Attribute::new("internal_port", number).required(),
+    Attribute::new("external_port", number),
+    Attribute::new("internal_port", number),
+    Attribute::new("external_port_range", range),
+    Attribute::new("internal_port_range", range),
     Attribute::new("internal_port_id", convert::uuid).required(),
     Attribute::new("internal_ip_address", convert::ip_or_null),
     Attribute::shown("id"),
@@ -60,45 +65,79 @@ static ATTRIBUTES: [Attribute; 7] = [
 
 /// As its floating address shows it.
 pub(super) fn in_address(forwarding: &PortForwarding) -> Value {
-    let mut view = json!(forwarding);
-    if let Some(members) = view.as_object_mut() {
-        members.shift_remove("description");
+    let mut view = view(forwarding);
+    view.shift_remove("description");
+    Value::Object(view)
+}
+
+/// A single port is shown as one, and any number as a range.
+fn view(forwarding: &PortForwarding) -> Map<String, Value> {
+    let mut view = match json!(forwarding) {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    };
+    for (name, ports) in [
+        ("external_port", forwarding.external_ports()),
+        ("internal_port", forwarding.internal_ports()),
+    ] {
+        let range = format!("{}:{}", ports.start(), ports.end());
+        view.insert(format!("{name}_range"), range.into());
+        view.shift_remove(&format!("{name}_last"));
+        if ports.len() > 1 {
+            view.shift_remove(name);
+        }
     }
     view
 }
 
-fn view(forwarding: &PortForwarding) -> Map<String, Value> {
-    match json!(forwarding) {
-        Value::Object(members) => members,
-        _ => Map::new(),
-    }
-}
-
 /// The routes.
 pub(crate) fn routes() -> Router<NetworkApi> {
-    let all = "/floatingips/{id}/port_forwardings";
-    Router::new()
-        .route(all, get(list).post(create))
-        .route(&format!("{all}/{{forwarding}}"), get(show).put(update).delete(delete))
+    FORWARDINGS.routes()
 }
 
-fn context(api: NetworkApi, caller: Caller) -> Context {
-    Context {
-        store: api.store,
-        caller,
+static FORWARDINGS: Below<FloatingIp, PortForwarding> = Below {
+    parents: "floatingips",
+    singular: "port_forwarding",
+    plural: "port_forwardings",
+    noun: "floatingip_port_forwarding",
+    is_for_any: false,
+    attributes: &ATTRIBUTES,
+    all: |spec| &mut spec.port_forwardings,
+    is_here: |_| true,
+    id: |forwarding| &forwarding.id,
+    view,
+    read,
+    missing: |_, id| {
+        let message = format!("Port Forwarding {id} could not be found.");
+        refusal::refuse(ErrorKind::NotFound, "PortForwardingNotFound", message).into()
+    },
+};
+
+fn read(context: &Context, body: &Body, before: Option<&PortForwarding>) -> Result<PortForwarding, Stop> {
+    if let Some(before) = before {
+        let mut changed = before.clone();
+        fill(context, body, &mut changed)?;
+        return Ok(changed);
     }
-}
-
-fn address(context: &Context, id: &str, verb: &str) -> Result<Arc<Resource<FloatingIp>>, Failure> {
-    let floating = visible::<FloatingIp>(context, id)?;
-    let rule = format!("{verb}_floatingip_port_forwarding");
-    Facts::of(floating.project()).enforce(&context.caller, &rule)?;
-    Ok(floating)
-}
-
-fn missing(id: &str) -> Failure {
-    let message = format!("Port Forwarding {id} could not be found.");
-    refusal::refuse(ErrorKind::NotFound, "PortForwardingNotFound", message).into()
+    for side in ["external_port", "internal_port"] {
+        if !body.has(side) && !body.has(&format!("{side}_range")) {
+            let message = format!("Failed to parse request. Required attribute '{side}' not specified");
+            return Err(Failure::invalid(message).at("port_forwarding").into());
+        }
+    }
+    let mut made = PortForwarding {
+        id: Uuid::new_v4().to_string(),
+        protocol: String::new(),
+        external_port: 0,
+        external_port_last: 0,
+        internal_port_id: String::new(),
+        internal_ip_address: IpAddr::from([0; 4]),
+        internal_port: 0,
+        internal_port_last: 0,
+        description: String::new(),
+    };
+    fill(context, body, &mut made)?;
+    Ok(made)
 }
 
 /// Puts what a request says over what was said before.
@@ -107,12 +146,19 @@ fn fill(context: &Context, body: &Body, to: &mut PortForwarding) -> Result<(), S
     if let Some(protocol) = body.text("protocol") {
         protocol.clone_into(&mut to.protocol);
     }
-    for (name, port) in [
-        ("external_port", &mut to.external_port),
-        ("internal_port", &mut to.internal_port),
+    for (name, first, last) in [
+        ("external_port", &mut to.external_port, &mut to.external_port_last),
+        ("internal_port", &mut to.internal_port, &mut to.internal_port_last),
     ] {
-        if let Some(given) = body.number(name).and_then(|number| u16::try_from(number).ok()) {
-            *port = given;
+        let single = body.number(name).and_then(|number| u16::try_from(number).ok());
+        let range: Option<(u16, u16)> = body.typed(&format!("{name}_range"))?;
+        if let (Some(_), Some(_)) = (single, range) {
+            let why = format_args!("{name} and {name}_range cannot both be specified");
+            return Err(refusal::bad_request("port_forwarding", why).into());
+        }
+        if let Some((from, to)) = range.or(single.map(|port| (port, port))) {
+            *first = from;
+            *last = if to == from { 0 } else { to };
         }
     }
     if let Some(id) = body.text("internal_port_id") {
@@ -122,7 +168,7 @@ fn fill(context: &Context, body: &Body, to: &mut PortForwarding) -> Result<(), S
             let mut v4 = port.spec.fixed_ips.iter().filter(|ip| ip.ip_address.is_ipv4());
             let first = v4.next().ok_or_else(|| {
                 let why = format_args!("port {id} has no IPv4 address to forward to");
-                refusal::bad_request(SINGULAR, why)
+                refusal::bad_request("port_forwarding", why)
             })?;
             to.internal_ip_address = first.ip_address;
         }
@@ -131,116 +177,4 @@ fn fill(context: &Context, body: &Body, to: &mut PortForwarding) -> Result<(), S
         to.internal_ip_address = address;
     }
     Ok(())
-}
-
-async fn list(
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
-    info: RequestInfo,
-) -> Result<Response, Failure> {
-    let floating = address(&context(api, caller), &id, "get")?;
-    let items = floating.spec.port_forwardings.iter().map(view).collect();
-    let names: Vec<_> = ATTRIBUTES.iter().map(|attribute| attribute.name).collect();
-    Ok(json(
-        StatusCode::OK,
-        &filter::page(PLURAL, items, &names, &[], &query, &info)?,
-    ))
-}
-
-async fn show(
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path((id, forwarding)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    let floating = address(&context(api, caller), &id, "get")?;
-    let found = floating
-        .spec
-        .port_forwardings
-        .iter()
-        .find(|other| other.id == forwarding);
-    let found = found.ok_or_else(|| missing(&forwarding))?;
-    Ok(json(StatusCode::OK, &wrapped(SINGULAR, Value::Object(view(found)))))
-}
-
-async fn create(
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path(id): Path<String>,
-    body: Json<Value>,
-) -> Result<Response, Failure> {
-    let context = context(api, caller);
-    let known = address(&context, &id, "create")?;
-    let body = Body::read(&ATTRIBUTES, &Method::POST, &member(body.0, SINGULAR)?)?;
-    let mut made = PortForwarding {
-        id: Uuid::new_v4().to_string(),
-        protocol: String::new(),
-        external_port: 0,
-        internal_port_id: String::new(),
-        internal_ip_address: IpAddr::from([0; 4]),
-        internal_port: 0,
-        description: String::new(),
-    };
-    fill(&context, &body, &mut made)?;
-    change(&context, &known, |all| {
-        all.push(made.clone());
-        Ok(())
-    })
-    .await?;
-    Ok(json(
-        StatusCode::CREATED,
-        &wrapped(SINGULAR, Value::Object(view(&made))),
-    ))
-}
-
-async fn update(
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path((id, forwarding)): Path<(String, String)>,
-    body: Json<Value>,
-) -> Result<Response, Failure> {
-    let context = context(api, caller);
-    let known = address(&context, &id, "update")?;
-    let body = Body::read(&ATTRIBUTES, &Method::PUT, &member(body.0, SINGULAR)?)?;
-    let changed = change(&context, &known, |all| {
-        let found = all.iter_mut().find(|other| other.id == forwarding);
-        let found = found.ok_or_else(|| Stop::from(missing(&forwarding)))?;
-        fill(&context, &body, found)?;
-        Ok(found.clone())
-    });
-    let changed = changed.await?;
-    Ok(json(StatusCode::OK, &wrapped(SINGULAR, Value::Object(view(&changed)))))
-}
-
-async fn delete(
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path((id, forwarding)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    let context = context(api, caller);
-    let known = address(&context, &id, "delete")?;
-    change(&context, &known, |all| {
-        let place = all.iter().position(|other| other.id == forwarding);
-        all.remove(place.ok_or_else(|| Stop::from(missing(&forwarding)))?);
-        Ok(())
-    })
-    .await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-async fn change<T>(
-    context: &Context,
-    known: &Resource<FloatingIp>,
-    change: impl Fn(&mut Vec<PortForwarding>) -> Result<T, Stop>,
-) -> Result<T, Failure> {
-    let changed = context.store.transact(context.caller.cause(), |tx| {
-        let old = tx.get::<FloatingIp>(&known.key());
-        let old = old.ok_or_else(|| refusal::not_found(Missing::FloatingIp, known.name()))?;
-        let mut new = (*old).clone();
-        let answer = change(&mut new.spec.port_forwardings)?;
-        tx.update(&old, new)?;
-        Ok::<_, Stop>(answer)
-    });
-    Ok(changed.await?)
 }

@@ -60,9 +60,7 @@ impl Exposed for Network {
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
         let mut found = own_or_all(context, query);
         if !query.has("id") {
-            let networks = context.store.cache::<Network>();
-            add_missing(&mut found, networks.by("shared", "yes"));
-            add_missing(&mut found, networks.by("external", "yes"));
+            add_missing(&mut found, context.store.cache::<Network>().by("external", "yes"));
             add_shared(context, &mut found, Shareable::Network);
         }
         found

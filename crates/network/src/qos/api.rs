@@ -12,7 +12,7 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all, visible},
+        resource::{Context, Exposed, Facts, own_or_shared, visible},
         view::View,
     },
     rbac::Shareable,
@@ -23,6 +23,7 @@ impl Exposed for QosPolicy {
     const SINGULAR: &'static str = "policy";
     const PLURAL: &'static str = "policies";
     const MISSING: Missing = Missing::QosPolicy;
+    const HAS_OPEN_MARKERS: bool = true;
     const ATTRIBUTES: &'static [Attribute] = &[
         Attribute::new("name", convert::text),
         Attribute::new("shared", convert::flag),
@@ -38,12 +39,7 @@ impl Exposed for QosPolicy {
     }
 
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
-        let mut found = own_or_all(context, query);
-        if !query.has("id") {
-            add_missing(&mut found, context.store.cache::<QosPolicy>().by("shared", "yes"));
-            add_shared(context, &mut found, Shareable::QosPolicy);
-        }
-        found
+        own_or_shared(context, query, Shareable::QosPolicy)
     }
 
     fn view(context: &Context, policy: &Resource<Self>) -> Map<String, Value> {

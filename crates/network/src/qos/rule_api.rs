@@ -1,32 +1,23 @@
 //! The rules of a policy, each sort at a path of its own below it, and what sorts there are.
 
-use std::sync::Arc;
-
-use axum::{
-    Router,
-    extract::{Path, State},
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use http::{Method, StatusCode};
-use madang_http::{Failure, Json, Query, RequestInfo, json};
+use axum::{Router, extract::Path, response::Response, routing::get};
+use http::StatusCode;
+use madang_http::{Failure, json};
 use madang_identity::Caller;
-use madang_store::Resource;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{QosPolicy, QosRule, Says, api::rule_missing};
+use super::{QosPolicy, QosPolicySpec, QosRule, Says, api::rule_missing};
 use crate::{
-    Direction,
     api::{
         NetworkApi,
         attribute::{Attribute, Body},
+        below::Below,
         convert,
         failure::Stop,
-        filter,
-        resource::{Context, Facts, member, visible, wrapped},
+        resource::{Context, Facts},
     },
-    refusal::{self, Missing},
+    refusal,
 };
 
 /// Marks that mean something. Source: Neutron's `VALID_DSCP_MARKS`.
@@ -35,14 +26,6 @@ const MARKS: [i64; 22] = [
 ];
 /// Neutron's `DB_INTEGER_MAX_VALUE`.
 const MOST: i64 = 2_147_483_647;
-
-/// A sort of rule: its name in bodies, that of lists of it, what can be said of one.
-struct Sort {
-    singular: &'static str,
-    plural: &'static str,
-    word: &'static str,
-    attributes: &'static [Attribute],
-}
 
 fn rate(value: &Value) -> Result<Value, String> {
     let number = convert::number(value)?;
@@ -59,6 +42,10 @@ fn direction(value: &Value) -> Result<Value, String> {
     convert::one_of(value, &["egress", "ingress"])
 }
 
+fn ways(value: &Value) -> Result<Value, String> {
+    convert::one_of(value, &["egress", "ingress", "any"])
+}
+
 fn mark(value: &Value) -> Result<Value, String> {
     let number = convert::number(value)?;
     match number.as_i64() {
@@ -67,258 +54,164 @@ fn mark(value: &Value) -> Result<Value, String> {
     }
 }
 
-static LIMIT: Sort = Sort {
-    singular: "bandwidth_limit_rule",
-    plural: "bandwidth_limit_rules",
-    word: "bandwidth_limit",
-    attributes: &[
-        Attribute::shown("id"),
-        Attribute::new("max_kbps", rate).required(),
-        Attribute::new("max_burst_kbps", rate),
-        Attribute::new("direction", direction),
-    ],
-};
-
-static MARK: Sort = Sort {
-    singular: "dscp_marking_rule",
-    plural: "dscp_marking_rules",
-    word: "dscp_marking",
-    attributes: &[Attribute::shown("id"), Attribute::new("dscp_mark", mark).required()],
-};
-
-impl Sort {
-    /// What a request says, over what was said before.
-    fn read(&self, body: &Body, before: Option<&Says>) -> Says {
-        let number = |name: &str| body.number(name).and_then(|number| u32::try_from(number).ok());
-        if self.word == MARK.word {
-            let was = match before {
-                Some(Says::DscpMarking { dscp_mark }) => *dscp_mark,
-                _ => 0,
-            };
-            let given = number("dscp_mark").and_then(|mark| u8::try_from(mark).ok());
-            return Says::DscpMarking {
-                dscp_mark: given.unwrap_or(was),
-            };
-        }
-        let (rate, burst, way) = match before {
-            Some(Says::BandwidthLimit {
-                max_kbps,
-                max_burst_kbps,
-                direction,
-            }) => (*max_kbps, *max_burst_kbps, *direction),
-            _ => (0, 0, Direction::Egress),
-        };
-        Says::BandwidthLimit {
-            max_kbps: number("max_kbps").unwrap_or(rate),
-            max_burst_kbps: number("max_burst_kbps").unwrap_or(burst),
-            direction: match body.text("direction") {
-                Some("ingress") => Direction::Ingress,
-                Some(_) => Direction::Egress,
-                None => way,
-            },
-        }
+/// What rules say that a request has left open.
+fn usual(name: &str) -> Value {
+    match name {
+        "direction" => "egress".into(),
+        _ => 0.into(),
     }
+}
 
-    fn of<'p>(&self, policy: &'p Resource<QosPolicy>) -> impl Iterator<Item = &'p QosRule> {
-        let word = self.word;
-        policy.spec.rules.iter().filter(move |rule| rule.says.word() == word)
+/// A sort's word and attributes as a rule: what a request says, over what was said before or else is usual.
+fn read(word: &str, attributes: &[Attribute], body: &Body, before: Option<&QosRule>) -> Result<QosRule, Stop> {
+    let mut members = before.map(|before| view_all(before)).unwrap_or_default();
+    members.insert("type".to_owned(), word.into());
+    for name in attributes.iter().map(|attribute| attribute.name) {
+        match body.get(name) {
+            Some(given) => members.insert(name.to_owned(), given.clone()),
+            None if !members.contains_key(name) => members.insert(name.to_owned(), usual(name)),
+            None => None,
+        };
+    }
+    members.insert(
+        "id".to_owned(),
+        before
+            .map_or_else(|| Uuid::new_v4().to_string(), |before| before.id.clone())
+            .into(),
+    );
+    let read = serde_json::from_value(Value::Object(members));
+    Ok(read.map_err(|why| refusal::invalid(format_args!("{word} rule: {why}")))?)
+}
+
+fn view_all(rule: &QosRule) -> Map<String, Value> {
+    match json!(rule) {
+        Value::Object(members) => members,
+        _ => Map::new(),
     }
 }
 
 fn view(rule: &QosRule) -> Map<String, Value> {
-    let mut view = match json!(rule) {
-        Value::Object(members) => members,
-        _ => Map::new(),
-    };
+    let mut view = view_all(rule);
     view.shift_remove("type");
     view
 }
 
+fn rules(spec: &mut QosPolicySpec) -> &mut Vec<QosRule> {
+    &mut spec.rules
+}
+
+/// A sort of rule, by its word, the pattern of what it says, and its attributes.
+macro_rules! sort {
+    ($name:ident, $word:literal, $says:pat, [$($attribute:expr),* $(,)?]) => {
+        static $name: Below<QosPolicy, QosRule> = Below {
+            parents: "qos/policies",
+            singular: concat!($word, "_rule"),
+            plural: concat!($word, "_rules"),
+            noun: concat!("policy_", $word, "_rule"),
+            is_for_any: true,
+            attributes: &[Attribute::shown("id"), $($attribute),*],
+            all: rules,
+            is_here: |rule| matches!(rule.says, $says),
+            id: |rule| &rule.id,
+            view,
+            read: |_: &Context, body, before| read($word, &[$($attribute),*], body, before),
+            missing: rule_missing,
+        };
+    };
+}
+
+sort!(
+    BANDWIDTH,
+    "bandwidth_limit",
+    Says::BandwidthLimit { .. },
+    [
+        Attribute::new("max_kbps", rate).required(),
+        Attribute::new("max_burst_kbps", rate),
+        Attribute::new("direction", direction),
+    ]
+);
+sort!(
+    PACKETS,
+    "packet_rate_limit",
+    Says::PacketRateLimit { .. },
+    [
+        Attribute::new("max_kpps", rate).required(),
+        Attribute::new("max_burst_kpps", rate),
+        Attribute::new("direction", direction),
+    ]
+);
+sort!(
+    LEAST_BANDWIDTH,
+    "minimum_bandwidth",
+    Says::MinimumBandwidth { .. },
+    [
+        Attribute::new("min_kbps", rate).required(),
+        Attribute::new("direction", direction),
+    ]
+);
+sort!(
+    LEAST_PACKETS,
+    "minimum_packet_rate",
+    Says::MinimumPacketRate { .. },
+    [
+        Attribute::new("min_kpps", rate).required(),
+        Attribute::new("direction", ways),
+    ]
+);
+sort!(
+    MARK,
+    "dscp_marking",
+    Says::DscpMarking { .. },
+    [Attribute::new("dscp_mark", mark).required()]
+);
+
+static SORTS: [&Below<QosPolicy, QosRule>; 5] = [&BANDWIDTH, &PACKETS, &LEAST_BANDWIDTH, &LEAST_PACKETS, &MARK];
+
 /// The routes of rules and of their sorts.
 pub(crate) fn routes() -> Router<NetworkApi> {
-    Router::new()
-        .merge(of_sort(&LIMIT))
-        .merge(of_sort(&MARK))
+    let types = Router::new()
         .route("/qos/rule-types", get(list_types))
-        .route("/qos/rule-types/{type}", get(show_type))
+        .route("/qos/rule-types/{type}", get(show_type));
+    SORTS.iter().fold(types, |routes, sort| routes.merge(sort.routes()))
 }
 
-fn of_sort(sort: &'static Sort) -> Router<NetworkApi> {
-    let all = format!("/qos/policies/{{id}}/{}", sort.plural);
-    let one = format!("{all}/{{rule}}");
-    Router::new()
-        .route(
-            &all,
-            get(move |api, caller, path, query, info| list(sort, api, caller, path, query, info))
-                .post(move |api, caller, path, body| create(sort, api, caller, path, body)),
-        )
-        .route(
-            &one,
-            get(move |api, caller, path| show(sort, api, caller, path))
-                .put(move |api, caller, path, body| update(sort, api, caller, path, body))
-                .delete(move |api, caller, path| delete(sort, api, caller, path)),
-        )
-}
-
-fn context(api: NetworkApi, caller: Caller) -> Context {
-    Context {
-        store: api.store,
-        caller,
-    }
-}
-
-/// The policy, for who may see it and do this with its rules.
-fn policy(context: &Context, id: &str, sort: &Sort, verb: &str) -> Result<Arc<Resource<QosPolicy>>, Failure> {
-    let policy = visible::<QosPolicy>(context, id)?;
-    let rule = format!("{verb}_policy_{}", sort.singular);
-    Facts::of(policy.project()).enforce(&context.caller, &rule)?;
-    Ok(policy)
-}
-
-async fn list(
-    sort: &Sort,
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path(id): Path<String>,
-    query: Query,
-    info: RequestInfo,
-) -> Result<Response, Failure> {
-    let policy = policy(&context(api, caller), &id, sort, "get")?;
-    let items = sort.of(&policy).map(view).collect();
-    let names: Vec<_> = sort.attributes.iter().map(|attribute| attribute.name).collect();
-    Ok(json(
-        StatusCode::OK,
-        &filter::page(sort.plural, items, &names, &[], &query, &info)?,
-    ))
-}
-
-async fn show(
-    sort: &Sort,
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path((id, rule)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    let policy = policy(&context(api, caller), &id, sort, "get")?;
-    let found = sort.of(&policy).find(|other| other.id == rule);
-    let found = found.ok_or_else(|| rule_missing(&id, &rule))?;
-    Ok(json(
-        StatusCode::OK,
-        &wrapped(sort.singular, Value::Object(view(found))),
-    ))
-}
-
-async fn create(
-    sort: &Sort,
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path(id): Path<String>,
-    body: Json<Value>,
-) -> Result<Response, Failure> {
-    let context = context(api, caller);
-    // Whose policy it is does not matter to this rule: it comes before the question whether there is one.
-    let rule = format!("create_policy_{}", sort.singular);
-    Facts::of("").enforce(&context.caller, &rule)?;
-    let known = visible::<QosPolicy>(&context, &id)?;
-    let body = Body::read(sort.attributes, &Method::POST, &member(body.0, sort.singular)?)?;
-    let made = QosRule {
-        id: Uuid::new_v4().to_string(),
-        says: sort.read(&body, None),
-    };
-    change(&context, &known, |rules| {
-        rules.push(made.clone());
-        Ok(())
-    })
-    .await?;
-    Ok(json(
-        StatusCode::CREATED,
-        &wrapped(sort.singular, Value::Object(view(&made))),
-    ))
-}
-
-async fn update(
-    sort: &Sort,
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path((id, rule)): Path<(String, String)>,
-    body: Json<Value>,
-) -> Result<Response, Failure> {
-    let context = context(api, caller);
-    let known = policy(&context, &id, sort, "update")?;
-    let body = Body::read(sort.attributes, &Method::PUT, &member(body.0, sort.singular)?)?;
-    let changed = change(&context, &known, |rules| {
-        let found = rules
-            .iter_mut()
-            .find(|other| other.id == rule && other.says.word() == sort.word);
-        let found = found.ok_or_else(|| rule_missing(&id, &rule))?;
-        found.says = sort.read(&body, Some(&found.says));
-        Ok(found.clone())
-    });
-    let changed = changed.await?;
-    Ok(json(
-        StatusCode::OK,
-        &wrapped(sort.singular, Value::Object(view(&changed))),
-    ))
-}
-
-async fn delete(
-    sort: &Sort,
-    State(api): State<NetworkApi>,
-    caller: Caller,
-    Path((id, rule)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    let context = context(api, caller);
-    let known = policy(&context, &id, sort, "delete")?;
-    change(&context, &known, |rules| {
-        let place = rules
-            .iter()
-            .position(|other| other.id == rule && other.says.word() == sort.word);
-        rules.remove(place.ok_or_else(|| rule_missing(&id, &rule))?);
-        Ok(())
-    })
-    .await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-async fn change<T>(
-    context: &Context,
-    known: &Resource<QosPolicy>,
-    change: impl Fn(&mut Vec<QosRule>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let changed = context.store.transact(context.caller.cause(), |tx| {
-        let old = tx.get::<QosPolicy>(&known.key());
-        let old = old.ok_or_else(|| refusal::not_found(Missing::QosPolicy, known.name()))?;
-        let mut new = (*old).clone();
-        let answer = change(&mut new.spec.rules)?;
-        tx.update(&old, new)?;
-        Ok::<_, Stop>(answer)
-    });
-    Ok(changed.await?)
+/// The word of a sort, such as `dscp_marking`.
+fn word(sort: &Below<QosPolicy, QosRule>) -> &'static str {
+    sort.singular.trim_end_matches("_rule")
 }
 
 async fn list_types(_: Caller) -> Response {
-    let types = [&LIMIT, &MARK].map(|sort| json!({ "type": sort.word }));
+    let types = SORTS.map(|sort| json!({ "type": word(sort) }));
     json(StatusCode::OK, &json!({ "rule_types": types }))
 }
 
-async fn show_type(caller: Caller, Path(word): Path<String>) -> Result<Response, Failure> {
+async fn show_type(caller: Caller, Path(asked): Path<String>) -> Result<Response, Failure> {
     Facts::of("").enforce(&caller, "get_rule_type")?;
-    let range = |name: &str| json!({ "parameter_name": name, "parameter_type": "range", "parameter_values": { "start": 0, "end": MOST } });
-    let choices = |name: &str, values: Value| json!({ "parameter_name": name, "parameter_type": "choices", "parameter_values": values });
-    let parameters = match word.as_str() {
-        "bandwidth_limit" => json!([
-            range("max_kbps"),
-            range("max_burst_kbps"),
-            choices("direction", json!(["egress", "ingress"]))
-        ]),
-        "dscp_marking" => json!([choices("dscp_mark", json!(MARKS))]),
-        _ => {
-            let message = format!("Rule type {word} could not be found.");
-            return Err(refusal::refuse(madang_store::ErrorKind::NotFound, "QosRuleTypeNotFound", message).into());
-        }
+    let Some(sort) = SORTS.iter().find(|sort| word(sort) == asked) else {
+        let message = format!("Rule type {asked} could not be found.");
+        return Err(refusal::refuse(madang_store::ErrorKind::NotFound, "QosRuleTypeNotFound", message).into());
     };
+    let names = sort.attributes.iter().map(|attribute| attribute.name);
+    let parameters: Vec<_> = names
+        .filter(|name| *name != "id")
+        .map(|name| parameter(sort, name))
+        .collect();
     let drivers = json!([{ "name": "madang", "supported_parameters": parameters }]);
     Ok(json(
         StatusCode::OK,
-        &json!({ "rule_type": { "type": word, "drivers": drivers } }),
+        &json!({ "rule_type": { "type": asked, "drivers": drivers } }),
     ))
+}
+
+fn parameter(sort: &Below<QosPolicy, QosRule>, name: &str) -> Value {
+    let choices = match name {
+        "direction" if word(sort) == "minimum_packet_rate" => json!(["egress", "ingress", "any"]),
+        "direction" => json!(["egress", "ingress"]),
+        "dscp_mark" => json!(MARKS),
+        _ => {
+            let range = json!({ "start": 0, "end": MOST });
+            return json!({ "parameter_name": name, "parameter_type": "range", "parameter_values": range });
+        }
+    };
+    json!({ "parameter_name": name, "parameter_type": "choices", "parameter_values": choices })
 }

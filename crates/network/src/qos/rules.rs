@@ -4,7 +4,7 @@ use std::mem::discriminant;
 
 use madang_store::{Op, Resource, StoreBuilder, StoreError, Tx};
 
-use super::{QosPolicy, QosRule, Says};
+use super::{QosPolicy, QosRule, Says, Ways};
 use crate::{
     Network, Port,
     lookup::hold,
@@ -68,7 +68,12 @@ fn require_only_default(tx: &mut Tx<'_>, policy: &Resource<QosPolicy>) -> Result
 /// Whether two rules of one policy say something about the same.
 fn meet(a: &Says, b: &Says) -> bool {
     match (a, b) {
-        (Says::BandwidthLimit { direction: a, .. }, Says::BandwidthLimit { direction: b, .. }) => a == b,
+        (Says::BandwidthLimit { direction: a, .. }, Says::BandwidthLimit { direction: b, .. })
+        | (Says::PacketRateLimit { direction: a, .. }, Says::PacketRateLimit { direction: b, .. })
+        | (Says::MinimumBandwidth { direction: a, .. }, Says::MinimumBandwidth { direction: b, .. }) => a == b,
+        (Says::MinimumPacketRate { direction: a, .. }, Says::MinimumPacketRate { direction: b, .. }) => {
+            a == b || [a, b].contains(&&Ways::Any)
+        }
         _ => discriminant(a) == discriminant(b),
     }
 }
@@ -93,6 +98,9 @@ impl Says {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::BandwidthLimit { .. } => "bandwidth_limit",
+            Self::PacketRateLimit { .. } => "packet_rate_limit",
+            Self::MinimumBandwidth { .. } => "minimum_bandwidth",
+            Self::MinimumPacketRate { .. } => "minimum_packet_rate",
             Self::DscpMarking { .. } => "dscp_marking",
         }
     }

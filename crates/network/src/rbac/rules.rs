@@ -89,7 +89,12 @@ pub(crate) fn follow_flag<K: Kind>(
         return Ok(());
     }
     policies.retain(|policy| action == Action::AccessAsExternal || policy.spec.target == EVERYBODY);
-    policies.iter().try_for_each(|policy| tx.delete(policy))
+    policies.iter().try_for_each(|policy| tx.delete(policy))?;
+    // Networks have a refusal of their own for this, which came before.
+    policies.retain(|_| object_type != Shareable::Network);
+    policies
+        .iter()
+        .try_for_each(|policy| require_unused(tx, &policy.spec, None))
 }
 
 /// An object that goes takes its policies along.
@@ -118,6 +123,7 @@ pub(super) fn share(
     project: &str,
     spec: RbacPolicySpec,
 ) -> Result<Arc<Resource<RbacPolicy>>, StoreError> {
+    require_scope_shared(tx, &spec)?;
     quota::take(tx, project, Limited::RbacPolicy);
     let made = tx.create(Resource::<RbacPolicy>::new(Metadata::with_id(project), spec))?;
     set_flag(tx, &made.spec)?;
@@ -133,18 +139,21 @@ pub(super) fn retarget(
     let mut new = old.clone();
     target.clone_into(&mut new.spec.target);
     let changed = tx.update(old, new)?;
-    require_unused(tx, &old.spec)?;
-    set_flag(tx, &old.spec)?;
     if old.spec != changed.spec {
+        require_scope_shared(tx, &changed.spec)?;
+        // Whom the new target allows does not count, as in Neutron, unless it is everybody.
+        let moved = (target != EVERYBODY).then_some(old.name());
+        require_unused(tx, &old.spec, moved)?;
         set_flag(tx, &changed.spec)?;
     }
+    set_flag(tx, &old.spec)?;
     Ok(changed)
 }
 
 /// Shares it no more.
 pub(super) fn unshare(tx: &mut Tx<'_>, policy: &Resource<RbacPolicy>) -> Result<(), StoreError> {
     tx.delete(policy)?;
-    require_unused(tx, &policy.spec)?;
+    require_unused(tx, &policy.spec, None)?;
     set_flag(tx, &policy.spec)
 }
 
@@ -198,18 +207,43 @@ fn set_flag(tx: &mut Tx<'_>, spec: &RbacPolicySpec) -> Result<(), StoreError> {
     }
 }
 
-/// What a policy allowed and no other one does must not be in use.
-fn require_unused(tx: &Tx<'_>, gone: &RbacPolicySpec) -> Result<(), StoreError> {
-    let policies = policies_of(tx, &gone.object_id);
+/// A subnet pool is of use only to who may use its address scope, too.
+fn require_scope_shared(tx: &Tx<'_>, spec: &RbacPolicySpec) -> Result<(), StoreError> {
+    if spec.object_type != Shareable::SubnetPool {
+        return Ok(());
+    }
+    let pool = find::<SubnetPool>(tx, &spec.object_id);
+    let Some(scope) = pool.and_then(|pool| find::<AddressScope>(tx, pool.spec.address_scope_id.as_deref()?)) else {
+        return Ok(());
+    };
+    let is_for_target = |policy: &RbacPolicySpec| [EVERYBODY, &spec.target].contains(&policy.target.as_str());
+    let policies = policies_of(tx, scope.name());
+    if scope.project() == spec.target || policies.iter().any(|policy| is_for_target(&policy.spec)) {
+        return Ok(());
+    }
+    let message = format!(
+        "Failed to create RBAC policy on object {} because target project doesn't have access to associated address \
+         scope {}.",
+        spec.object_id,
+        scope.name()
+    );
+    Err(refusal::bad("RbacPolicyInitError", message))
+}
+
+/// What a policy allowed and no other one does must not be in use. `moved` is one that does not count. What its owner
+/// alone uses counts, too, unless it is a network: so it is in Neutron.
+fn require_unused(tx: &Tx<'_>, gone: &RbacPolicySpec, moved: Option<&str>) -> Result<(), StoreError> {
+    let mut policies = policies_of(tx, &gone.object_id);
+    policies.retain(|policy| Some(policy.name()) != moved);
     let is_allowed = |project: &str| {
         let mut policies = policies.iter().filter(|policy| policy.spec.action == gone.action);
         policies.any(|policy| policy.spec.target == project || policy.spec.target == EVERYBODY)
     };
-    let owner = owner(tx, gone).unwrap_or_default();
+    let owner = owner(tx, gone).filter(|_| gone.object_type == Shareable::Network);
     let mut lost = users(tx, gone);
     lost.retain(|project| {
         let was_allowed = gone.target == EVERYBODY || gone.target == *project;
-        was_allowed && *project != owner && !project.is_empty() && !is_allowed(project)
+        was_allowed && owner.as_ref() != Some(project) && !project.is_empty() && !is_allowed(project)
     });
     match lost.first() {
         None => Ok(()),

@@ -12,10 +12,10 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, Shown, add_missing, add_shared, own_or_all},
+        resource::{Context, Exposed, Facts, Shown, own_or_shared},
         view::View,
     },
-    rbac::{self, Shareable},
+    rbac::Shareable,
     refusal::{self, Missing},
 };
 
@@ -38,14 +38,7 @@ impl Exposed for SecurityGroup {
     }
 
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
-        let mut found = own_or_all(context, query);
-        if !query.has("id") {
-            let groups = context.store.cache::<Self>();
-            let for_all = rbac::shared_with(&context.store, rbac::EVERYBODY, Shareable::SecurityGroup);
-            add_missing(&mut found, for_all.iter().filter_map(|id| groups.by_name(id)).collect());
-            add_shared(context, &mut found, Shareable::SecurityGroup);
-        }
-        found
+        own_or_shared(context, query, Shareable::SecurityGroup)
     }
 
     fn view(context: &Context, group: &Resource<Self>) -> Map<String, Value> {

@@ -14,7 +14,7 @@ use crate::{
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
-        resource::{Context, Exposed, Facts, add_missing, add_shared, own_or_all, visible},
+        resource::{Context, Exposed, Facts, own_or_shared, visible},
         view::View,
     },
     rbac::Shareable,
@@ -66,12 +66,7 @@ impl Exposed for SubnetPool {
     }
 
     fn candidates(context: &Context, query: &Query) -> Vec<Arc<Resource<Self>>> {
-        let mut found = own_or_all(context, query);
-        if !query.has("id") {
-            add_missing(&mut found, context.store.cache::<SubnetPool>().by("shared", "yes"));
-            add_shared(context, &mut found, Shareable::SubnetPool);
-        }
-        found
+        own_or_shared(context, query, Shareable::SubnetPool)
     }
 
     fn view(context: &Context, pool: &Resource<Self>) -> Map<String, Value> {

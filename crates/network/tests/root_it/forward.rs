@@ -24,9 +24,11 @@ fn one_port_of_an_outside_address_leads_inside_and_no_other() {
             id: uuid::Uuid::new_v4().to_string(),
             protocol: "tcp".into(),
             external_port,
+            external_port_last: 0,
             internal_port_id: guest.port.name().into(),
             internal_ip_address: guest.address(),
             internal_port,
+            internal_port_last: 0,
             description: String::new(),
         };
         let address = external.at(50);
@@ -68,5 +70,34 @@ fn one_port_of_an_outside_address_leads_inside_and_no_other() {
         let shut = |to: IpAddr| async move { connect(outside, to, 8080).await.is_none() };
         until_async("the port to be shut", || shut(address)).await;
         assert!(connect(&lab.outside, address, 2222).await.is_some());
+        // Rows of ports: each to its own number, each to the one at the same place, all to one.
+        for port in [7001, 7002, 9001] {
+            shell.echo(port).await;
+        }
+        let row = |external: (u16, u16), internal: (u16, u16)| PortForwarding {
+            external_port_last: external.1,
+            internal_port_last: internal.1,
+            ..forwarding(&shell, external.0, internal.0)
+        };
+        lab.modify::<FloatingIp>(&floating, |floating| {
+            floating.spec.port_forwardings = vec![
+                row((7001, 7002), (7001, 7002)),
+                row((8000, 8002), (7000, 7002)),
+                row((9100, 9109), (9001, 0)),
+            ];
+        })
+        .await;
+        let opened = |port: u16| async move { connect(outside, address, port).await.is_some() };
+        until_async("the rows", || opened(9105)).await;
+        for (port, is_open) in [
+            (7002, true),
+            (8000, false),
+            (8001, true),
+            (8002, true),
+            (9109, true),
+            (9110, false),
+        ] {
+            assert_eq!(opened(port).await, is_open, "{port}");
+        }
     });
 }

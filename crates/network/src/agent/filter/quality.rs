@@ -47,13 +47,32 @@ fn compile(says: &Says, way: Direction) -> Vec<String> {
             let burst = burst.max(LARGEST).saturating_sub(rate).max(1);
             vec![format!("limit rate over {rate} bytes/second burst {burst} bytes drop")]
         }
+        Says::PacketRateLimit {
+            max_kpps,
+            max_burst_kpps,
+            direction,
+        } if *direction == way => {
+            if *max_kpps == 0 {
+                return Vec::new();
+            }
+            let packets = |thousands: u32| u64::from(thousands) * 1000;
+            let rate = packets(*max_kpps);
+            // As with bytes: the bucket has a second's worth beside what is called burst.
+            let burst = packets(*max_burst_kpps).saturating_sub(rate).max(1);
+            vec![format!("limit rate over {rate}/second burst {burst} packets drop")]
+        }
         Says::DscpMarking { dscp_mark } if way == Direction::Egress => {
             vec![
                 format!("ether type ip ip dscp set {dscp_mark}"),
                 format!("ether type ip6 ip6 dscp set {dscp_mark}"),
             ]
         }
-        Says::BandwidthLimit { .. } | Says::DscpMarking { .. } => Vec::new(),
+        Says::BandwidthLimit { .. }
+        | Says::PacketRateLimit { .. }
+        | Says::DscpMarking { .. }
+        // Who is placed by these has them.
+        | Says::MinimumBandwidth { .. }
+        | Says::MinimumPacketRate { .. } => Vec::new(),
     }
 }
 
