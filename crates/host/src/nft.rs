@@ -38,6 +38,13 @@ pub async fn list_json(netns: &Netns) -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).map_err(|error| Error::Invalid(format!("nft's list is not JSON: {error}")))
 }
 
+/// The counters of a table, as JSON.
+pub async fn counters(netns: &Netns, table: &str) -> Result<serde_json::Value> {
+    let words = ["-j", "list", "counters", "table"].into_iter().chain(table.split(' '));
+    let output = command(netns).args(words).run(TIMEOUT).await?;
+    serde_json::from_slice(&output.stdout).map_err(|error| Error::Invalid(format!("nft's list is not JSON: {error}")))
+}
+
 fn command(netns: &Netns) -> Command {
     Command::new("nft").netns(netns).if_missing(REMEDY)
 }

@@ -25,6 +25,7 @@ mod edge;
 mod fabric;
 mod filter;
 mod kept;
+pub(crate) mod meter;
 pub mod names;
 mod outside;
 pub(crate) mod plan;
@@ -51,7 +52,8 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
 use crate::{
-    AddressGroup, FloatingIp, Network, Port, QosPolicy, Router, Rule, SecurityGroup, Subnet, SubnetPool, Trunk,
+    AddressGroup, FloatingIp, MeteringLabel, MeteringRule, Network, Port, QosPolicy, Router, Rule, SecurityGroup,
+    Subnet, SubnetPool, Trunk,
 };
 
 /// How long changes are gathered before a pass: a transaction's ports arrive one by one, microseconds apart.
@@ -206,6 +208,8 @@ async fn run_edges(mut edges: edge::EdgeAgent, mut handed: watch::Receiver<Optio
         most: Duration::from_secs(30),
     };
     let mut failures = 0;
+    let mut count = tokio::time::interval(meter::EVERY);
+    count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let handover = handed.borrow_and_update().clone();
         let mut pause = None;
@@ -224,15 +228,16 @@ async fn run_edges(mut edges: edge::EdgeAgent, mut handed: watch::Receiver<Optio
                 }
             }
         }
-        let again = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
+        let again = pause.map(|pause| tokio::time::Instant::now() + pause);
+        loop {
+            tokio::select! {
+                changed = handed.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = due(again) => break,
+                _ = count.tick() => edges.count().await,
             }
-        };
-        tokio::select! {
-            changed = handed.changed() => if changed.is_err() { return },
-            () = again => {}
         }
     }
 }
@@ -260,6 +265,8 @@ fn listen(store: &Store, host: &str, shared: &Arc<Shared>) {
     wake_on_spec::<AddressGroup>(store, shared);
     wake_on_spec::<QosPolicy>(store, shared);
     wake_on_spec::<SubnetPool>(store, shared);
+    wake_on_spec::<MeteringLabel>(store, shared);
+    wake_on_spec::<MeteringRule>(store, shared);
     let (host, shared) = (host.to_owned(), Arc::clone(shared));
     store.cache::<Port>().on_change(move |change| {
         if !is_news(change) {

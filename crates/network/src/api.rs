@@ -27,8 +27,9 @@ use madang_store::Store;
 pub use policy::POLICY;
 
 use crate::{
-    AddressGroup, AddressScope, FloatingIp, Network, Port, QosPolicy, RbacPolicy, Rule, SecurityGroup, Subnet,
-    SubnetPool, Trunk, address_group, auto_topology, floating_ip, qos, quota, router as routers, trunk,
+    AddressGroup, AddressScope, Flavor, FloatingIp, MeteringLabel, MeteringRule, Network, Port, QosPolicy, RbacPolicy,
+    Rule, RuleTemplate, SecurityGroup, ServiceProfile, Subnet, SubnetPool, Trunk, address_group, auto_topology, flavor,
+    floating_ip, qos, quota, router as routers, subnet_pool, trunk,
 };
 
 /// How this face presents itself.
@@ -50,6 +51,12 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         .merge(resource::routes::<Port>("ports"))
         .merge(resource::routes::<SecurityGroup>("security-groups"))
         .merge(resource::routes::<Rule>("security-group-rules"))
+        .merge(resource::routes::<RuleTemplate>("default-security-group-rules"))
+        .merge(resource::routes::<MeteringLabel>("metering/metering-labels"))
+        .merge(resource::routes::<MeteringRule>("metering/metering-label-rules"))
+        .merge(resource::routes::<Flavor>("flavors"))
+        .merge(resource::routes::<ServiceProfile>("service_profiles"))
+        .merge(flavor::api::routes())
         .merge(resource::routes::<crate::Router>("routers"))
         .merge(resource::routes::<FloatingIp>("floatingips"))
         .merge(resource::routes::<Trunk>("trunks"))
@@ -67,6 +74,11 @@ pub fn router(api: NetworkApi, metrics: &Metrics, authenticate: impl FnOnce(Rout
         )
         .route("/routers/{id}/add_extraroutes", put(routers::api::add_routes))
         .route("/routers/{id}/remove_extraroutes", put(routers::api::remove_routes))
+        .route("/subnetpools/{id}/add_prefixes", put(subnet_pool::api::add_prefixes))
+        .route(
+            "/subnetpools/{id}/remove_prefixes",
+            put(subnet_pool::api::remove_prefixes),
+        )
         .route("/trunks/{id}/get_subports", get(trunk::api::subports))
         .route("/trunks/{id}/add_subports", put(trunk::api::add_subports))
         .route("/trunks/{id}/remove_subports", put(trunk::api::remove_subports))

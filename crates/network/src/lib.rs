@@ -8,8 +8,10 @@ pub mod api;
 pub mod auto_topology;
 pub mod dhcp_port;
 mod driver;
+pub mod flavor;
 pub mod floating_ip;
 mod lookup;
+pub mod metering;
 pub mod network;
 pub mod port;
 pub mod qos;
@@ -31,14 +33,19 @@ pub use address_scope::{AddressScope, AddressScopeSpec, AddressScopeStatus};
 pub use agent::MetadataSource;
 pub use api::{NetworkApi, POLICY, router};
 pub use auto_topology::AutoTopology;
+pub use flavor::{Flavor, FlavorSpec, FlavorStatus, ServiceProfile, ServiceProfileSpec, ServiceProfileStatus};
 pub use floating_ip::{FloatingIp, FloatingIpSpec, FloatingIpStatus, PortForwarding};
+pub use metering::{
+    MeteringLabel, MeteringLabelSpec, MeteringLabelStatus, MeteringRule, MeteringRuleSpec, MeteringRuleStatus,
+};
 pub use network::{Network, NetworkSpec, NetworkStatus};
 pub use port::{AddressPair, ExtraDhcpOption, FixedIp, Port, PortSpec, PortStatus};
 pub use qos::{QosPolicy, QosPolicySpec, QosPolicyStatus, QosRule, Says};
 pub use rbac::{RbacPolicy, RbacPolicySpec, RbacPolicyStatus, is_external_for, is_visible, may_plug_into};
 pub use router::{ExternalGateway, Router, RouterSpec, RouterStatus};
 pub use security_group::{
-    Direction, EtherType, Rule, RuleSpec, RuleStatus, SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,
+    Direction, EtherType, Rule, RuleSpec, RuleStatus, RuleTemplate, RuleTemplateSpec, RuleTemplateStatus,
+    SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,
 };
 pub use seed::{SeedOptions, Seeded, seed, seeded_with};
 pub use subnet::{AllocationPool, HostRoute, Subnet, SubnetSpec, SubnetStatus};
@@ -52,6 +59,7 @@ pub fn register(builder: &mut StoreBuilder) {
     subnet::rules::register(builder);
     port::rules::register(builder);
     security_group::rules::register(builder);
+    security_group::template::register(builder);
     router::rules::register(builder);
     floating_ip::rules::register(builder);
     rbac::rules::register(builder);
@@ -59,6 +67,8 @@ pub fn register(builder: &mut StoreBuilder) {
     address_group::rules::register(builder);
     qos::rules::register(builder);
     trunk::rules::register(builder);
+    metering::rules::register(builder);
+    flavor::rules::register(builder);
     auto_topology::register(builder);
     madang_identity::limit::unified::know(builder);
     builder.kind::<quota::Quota>();

@@ -122,6 +122,52 @@ pub enum Ways {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QosPolicyStatus {}
 
+/// What a port needs of its host, by resource class of Placement, with its own policy or else its network's.
+pub fn needs(store: &Store, own: Option<&str>, network: &str) -> Vec<(&'static str, i64)> {
+    let policy = match own {
+        Some(own) => Some(own.to_owned()),
+        None => network_policy(store, network),
+    };
+    let policy = policy.and_then(|id| store.cache::<QosPolicy>().by_name(&id));
+    let rules = policy.map(|policy| policy.spec.rules.clone()).unwrap_or_default();
+    rules.iter().filter_map(|rule| rule.says.need()).collect()
+}
+
+/// What the ports of a device need of its host.
+pub fn needs_of_device(store: &Store, device: &str) -> Vec<(&'static str, i64)> {
+    let ports = store.cache::<Port>().by("device", device);
+    let need = |port: &std::sync::Arc<Resource<Port>>| {
+        let own = port.spec.qos_policy_id.clone();
+        needs(store, own.as_deref(), &port.spec.network_id)
+    };
+    ports.iter().flat_map(need).collect()
+}
+
+impl Says {
+    /// What has to be left of a host, by resource class.
+    fn need(&self) -> Option<(&'static str, i64)> {
+        let (class, amount) = match self {
+            Self::MinimumBandwidth { min_kbps, direction } => (
+                match direction {
+                    Direction::Egress => "NET_BW_EGR_KILOBIT_PER_SEC",
+                    Direction::Ingress => "NET_BW_IGR_KILOBIT_PER_SEC",
+                },
+                *min_kbps,
+            ),
+            Self::MinimumPacketRate { min_kpps, direction } => (
+                match direction {
+                    Ways::Egress => "NET_PACKET_RATE_EGR_KILOPACKET_PER_SEC",
+                    Ways::Ingress => "NET_PACKET_RATE_IGR_KILOPACKET_PER_SEC",
+                    Ways::Any => "NET_PACKET_RATE_KILOPACKET_PER_SEC",
+                },
+                *min_kpps,
+            ),
+            Self::BandwidthLimit { .. } | Self::PacketRateLimit { .. } | Self::DscpMarking { .. } => return None,
+        };
+        (amount > 0).then_some((class, i64::from(amount)))
+    }
+}
+
 /// The id of the policy that holds for a port.
 pub(crate) fn policy_of(store: &Store, port: &Resource<Port>) -> Option<String> {
     if port.spec.qos_policy_id.is_some() {
@@ -135,10 +181,9 @@ pub(crate) fn network_policy_of(store: &Store, port: &Resource<Port>) -> Option<
     if owner::is_of_the_network(&port.spec.device_owner) {
         return None;
     }
-    store
-        .cache::<Network>()
-        .by_name(&port.spec.network_id)?
-        .spec
-        .qos_policy_id
-        .clone()
+    network_policy(store, &port.spec.network_id)
+}
+
+fn network_policy(store: &Store, network: &str) -> Option<String> {
+    store.cache::<Network>().by_name(network)?.spec.qos_policy_id.clone()
 }

@@ -4,11 +4,16 @@ pub mod api;
 pub mod protocol;
 pub mod rule_api;
 pub(crate) mod rules;
+pub(crate) mod template;
+mod template_api;
 
 use ipnet::IpNet;
 use madang_store::{Indexes, Key, Kind};
 use serde::{Deserialize, Serialize};
+pub use template::{RuleTemplate, RuleTemplateSpec, RuleTemplateStatus};
 use uuid::Uuid;
+
+use crate::AddressGroup;
 
 /// Under which the ids of default groups are made from their projects: any fixed value does.
 const DEFAULT_GROUPS: Uuid = Uuid::from_u128(0x6d61_6461_6e67_4573_8065_6661_756c_7473);

@@ -14,6 +14,8 @@ mod pools;
 mod refusals;
 #[path = "it/rules.rs"]
 mod rules;
+#[path = "it/service.rs"]
+mod service;
 #[path = "it/sharing.rs"]
 mod sharing;
 #[path = "it/trunks.rs"]

@@ -12,6 +12,8 @@ mod root_filter;
 mod root_forward;
 #[path = "root_it/measure.rs"]
 mod root_measure;
+#[path = "root_it/meter.rs"]
+mod root_meter;
 #[path = "root_it/outlive.rs"]
 mod root_outlive;
 #[path = "root_it/quality.rs"]

@@ -10,8 +10,8 @@ use std::{
 };
 
 use madang_host::workload::Attachment;
-use madang_network::{FixedIp, Network, Port, PortSpec};
-use madang_scheduler::{Amounts, Claim, ClaimGroup, ClaimSpec, DISK_GB, MEMORY_MB, VCPU, Wishes};
+use madang_network::{FixedIp, Network, Port, PortSpec, qos};
+use madang_scheduler::{Amounts, Claim, ClaimGroup, ClaimSpec, Class, DISK_GB, MEMORY_MB, VCPU, Wishes};
 use madang_store::{Cause, ErrorKind, Kind as _, Metadata, Rejection, Resource, Store, StoreError, Tx};
 use uuid::Uuid;
 
@@ -202,7 +202,7 @@ fn create_one(
     let mut server = Resource::<Server>::new(metadata, spec);
     server.status.action = Some(Doing::new("create", tx.cause()));
     let server = tx.create(server)?;
-    tx.create(claim(request, &server))?;
+    tx.create(claim(tx.store(), request, &server))?;
     for (place, nic) in (0..).zip(&request.nics) {
         attach(tx, request, &server, place, nic)?;
     }
@@ -210,11 +210,16 @@ fn create_one(
     Ok(server)
 }
 
-fn claim(request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
+fn claim(store: &Store, request: &CreateServers, server: &Resource<Server>) -> Resource<Claim> {
     let mut metadata = Metadata::new(&request.project, server.name());
     metadata.owners = vec![server.as_owner()];
+    let needs = request.nics.iter().flat_map(|nic| match nic {
+        NicRequest::Network { network, .. } => qos::needs(store, None, network.name()),
+        NicRequest::Port { port, .. } => qos::needs(store, port.spec.qos_policy_id.as_deref(), &port.spec.network_id),
+    });
     let spec = ClaimSpec {
         host: request.host.clone(),
+        resources: with_needs(resources(&server.spec.flavor), needs),
         ..claim_spec(server, request.group.clone(), request.image_properties.clone())
     };
     Resource::new(metadata, spec)
@@ -261,6 +266,14 @@ pub(super) fn resources(flavor: &crate::FlavorSpec) -> Amounts {
         (DISK_GB, disk),
     ];
     resources.into_iter().filter(|(_, amount)| *amount > 0).collect()
+}
+
+/// With what its ports are guaranteed.
+pub(super) fn with_needs(mut amounts: Amounts, needs: impl IntoIterator<Item = (&'static str, i64)>) -> Amounts {
+    for (class, amount) in needs {
+        amounts.add(&Class::new(class), amount);
+    }
+    amounts
 }
 
 /// The traits that a host has to have: those that flavor and image name (`trait:NAME=required`), and that of the trusted

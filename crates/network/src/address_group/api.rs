@@ -90,23 +90,7 @@ pub(crate) async fn add(
     Path(id): Path<String>,
     body: Json<Value>,
 ) -> Result<Response, Failure> {
-    change_addresses(api, caller, &id, body.0, |group, given| {
-        let known: Vec<_> = given
-            .iter()
-            .filter(|range| group.spec.addresses.contains(range))
-            .collect();
-        if !known.is_empty() {
-            let message = format!(
-                "Addresses {} already exist in the address group {}.",
-                listed(&known),
-                group.name()
-            );
-            return Err(refusal::bad("AddressesAlreadyExist", message));
-        }
-        group.spec.addresses.extend(given);
-        Ok(())
-    })
-    .await
+    change_addresses(api, caller, &id, body.0, true).await
 }
 
 /// `PUT /address-groups/{id}/remove_addresses`.
@@ -116,23 +100,27 @@ pub(crate) async fn remove(
     Path(id): Path<String>,
     body: Json<Value>,
 ) -> Result<Response, Failure> {
-    change_addresses(api, caller, &id, body.0, |group, given| {
-        let unknown: Vec<_> = given
-            .iter()
-            .filter(|range| !group.spec.addresses.contains(range))
-            .collect();
-        if !unknown.is_empty() {
-            let message = format!(
-                "Addresses {} not found in the address group {}.",
-                listed(&unknown),
-                group.name()
-            );
+    change_addresses(api, caller, &id, body.0, false).await
+}
+
+/// Adds addresses that are all new, or removes some that are all there.
+fn change_in(group: &mut Resource<AddressGroup>, given: &[IpNet], is_more: bool) -> Result<(), StoreError> {
+    let is_wrong = |range: &&IpNet| group.spec.addresses.contains(range) == is_more;
+    let wrong: Vec<_> = given.iter().filter(is_wrong).collect();
+    let (listed, id) = (listed(&wrong), group.name());
+    match (wrong.is_empty(), is_more) {
+        (true, true) => group.spec.addresses.extend(given),
+        (true, false) => group.spec.addresses.retain(|range| !given.contains(range)),
+        (false, true) => {
+            let message = format!("Addresses {listed} already exist in the address group {id}.");
+            return Err(refusal::bad("AddressesAlreadyExist", message));
+        }
+        (false, false) => {
+            let message = format!("Addresses {listed} not found in the address group {id}.");
             return Err(refusal::refuse(ErrorKind::NotFound, "AddressesNotFound", message));
         }
-        group.spec.addresses.retain(|range| !given.contains(range));
-        Ok(())
-    })
-    .await
+    }
+    Ok(())
 }
 
 fn listed(ranges: &[&IpNet]) -> String {
@@ -145,7 +133,7 @@ async fn change_addresses(
     caller: Caller,
     id: &str,
     body: Value,
-    change: impl Fn(&mut Resource<AddressGroup>, &[IpNet]) -> Result<(), StoreError>,
+    is_more: bool,
 ) -> Result<Response, Failure> {
     let context = Context {
         store: api.store,
@@ -166,7 +154,7 @@ async fn change_addresses(
         let old = tx.get::<AddressGroup>(&known.key());
         let old = old.ok_or_else(|| refusal::not_found(Missing::AddressGroup, id))?;
         let mut new = (*old).clone();
-        change(&mut new, &given)?;
+        change_in(&mut new, &given, is_more)?;
         Ok::<_, Stop>(tx.update(&old, new)?)
     });
     let changed = changed.await?;

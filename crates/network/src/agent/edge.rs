@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::{
     Error, Options,
     fabric::Handover,
-    names, outside, service,
+    meter, names, outside, service,
     service::Place,
     status,
     status::Wiring,
@@ -92,6 +92,12 @@ impl EdgeAgent {
             (!is_as_wanted).then_some(async move {
                 let netns = instance.netns(name);
                 let begun = tokio::time::Instant::now();
+                if running.counts_otherwise(wanted) || is_thorough {
+                    // What is set anew counts from nothing.
+                    if let Err(error) = running.count(store).await {
+                        warn!(host, edge = name, %error, "could not add up what was counted");
+                    }
+                }
                 if is_thorough && let Some(space) = &mut running.space {
                     space.distrust();
                 }
@@ -125,6 +131,15 @@ impl EdgeAgent {
             first = first.and(result);
         }
         first
+    }
+
+    /// Adds what routers have counted to the labels they count for.
+    pub async fn count(&mut self) {
+        for (name, running) in &mut self.edges {
+            if let Err(error) = running.count(&self.store).await {
+                warn!(host = self.host, edge = name, %error, "could not add up what was counted");
+            }
+        }
     }
 
     async fn report(&self, results: &[(&Edge, Result<(), Error>)]) -> Result<(), Error> {
@@ -214,6 +229,19 @@ impl Running {
             self.translated.clone_from(translated);
         }
         Ok(())
+    }
+
+    /// Whether other labels are to be counted for than so far.
+    fn counts_otherwise(&self, wanted: &Edge) -> bool {
+        let table = |edge: &Edge| edge.rules.tables.get(meter::TABLE).cloned();
+        self.made.as_ref().is_some_and(|made| table(made) != table(wanted))
+    }
+
+    async fn count(&mut self, store: &Store) -> Result<(), Error> {
+        match &mut self.space {
+            Some(space) => Ok(meter::add(store, &space.counted().await?).await?),
+            None => Ok(()),
+        }
     }
 
     async fn serve(

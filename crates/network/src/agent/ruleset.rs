@@ -18,6 +18,8 @@ pub(crate) struct Ruleset {
 /// One table: sets and maps first, then the chains that use them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
+    /// Counters that rules name; they count on while rules change.
+    pub counters: BTreeSet<String>,
     /// Sets and maps by name.
     pub sets: BTreeMap<String, Set>,
     /// Chains by name.
@@ -160,6 +162,9 @@ fn remove_table(batch: &mut String, name: &str) {
 fn replace_table(batch: &mut String, name: &str, table: &Table) {
     remove_table(batch, name);
     line(batch, format_args!("table {name} {{"));
+    for counter in &table.counters {
+        line(batch, format_args!("\tcounter {counter} {{ }}"));
+    }
     for (set_name, set) in &table.sets {
         line(batch, format_args!("\t{} {set_name} {{", set.word));
         line(batch, format_args!("\t\t{};", set.shape));
@@ -183,6 +188,9 @@ fn replace_table(batch: &mut String, name: &str, table: &Table) {
 
 /// New things first, then what refers to them, then what nothing refers to any more.
 fn change_table(batch: &mut String, name: &str, old: &Table, new: &Table) {
+    for counter in new.counters.difference(&old.counters) {
+        line(batch, format_args!("add counter {name} {counter}"));
+    }
     for (set_name, set) in new
         .sets
         .iter()
@@ -248,6 +256,9 @@ fn change_table(batch: &mut String, name: &str, old: &Table, new: &Table) {
         .filter(|(set_name, _)| !new.sets.contains_key(*set_name))
     {
         line(batch, format_args!("delete {} {name} {set_name}", set.word));
+    }
+    for counter in old.counters.difference(&new.counters) {
+        line(batch, format_args!("delete counter {name} {counter}"));
     }
 }
 

@@ -214,6 +214,7 @@ fn router() -> RouterView {
         router: made::<Router>(id(ROUTER, 1), spec),
         interfaces: vec![port(1, 1, |spec| spec.binding_host = None)],
         gateway: Some(gateway),
+        meters: vec![],
         floating: vec![made::<FloatingIp>(id(FLOATING, 1), floating)],
     }
 }

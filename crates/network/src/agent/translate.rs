@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use madang_host::instance::device_name;
 
 use super::{
-    names,
+    meter, names,
     ruleset::{Ruleset, Set, Table},
     view::{RouterView, View},
     wanted::{gateway, translated},
@@ -27,6 +27,9 @@ pub(crate) fn rules(view: &View, router: &RouterView) -> Ruleset {
     let mut rules = translation(view, router);
     if let Some(table) = walls(view, router) {
         rules.tables.insert(SCOPES, table);
+    }
+    if let Some(table) = meter::table(view, router) {
+        rules.tables.insert(meter::TABLE, table);
     }
     rules
 }

@@ -10,8 +10,8 @@ use madang_store::{Resource, Store};
 use uuid::Uuid;
 
 use crate::{
-    AddressGroup, FloatingIp, Network, Port, QosPolicy, Router, Rule, Says, SecurityGroup, Subnet, port::owner, qos,
-    subnet_pool, trunk,
+    AddressGroup, FloatingIp, MeteringLabel, MeteringRule, Network, Port, QosPolicy, Router, Rule, Says, SecurityGroup,
+    Subnet, port::owner, qos, subnet_pool, trunk,
 };
 
 /// Owners of router interfaces: the plain one, and those of distributed and replicated routers.
@@ -24,6 +24,24 @@ const INTERFACE_OWNERS: [&str; 3] = [
 /// Whether a port is a router's inner interface.
 pub(crate) fn is_router_interface(port: &Resource<Port>) -> bool {
     INTERFACE_OWNERS.contains(&port.spec.device_owner.as_str())
+}
+
+/// The labels that a project's routers count for, with their rules.
+fn meters(store: &Store, project: &str) -> Vec<(String, Vec<Arc<Resource<MeteringRule>>>)> {
+    let labels = store.cache::<MeteringLabel>();
+    let own = labels
+        .in_project(project)
+        .into_iter()
+        .filter(|label| !label.spec.is_shared);
+    let mut labels: Vec<_> = own.chain(labels.by("shared", "yes")).collect();
+    labels.sort_by(|a, b| a.name().cmp(b.name()));
+    let with_rules = |label: Arc<Resource<MeteringLabel>>| {
+        let mut rules = store.cache::<MeteringRule>().by("label", label.name());
+        rules.sort_by(|a, b| a.name().cmp(b.name()));
+        (label.name().to_owned(), rules)
+    };
+    let with_rules = labels.into_iter().map(with_rules);
+    with_rules.filter(|(_, rules)| !rules.is_empty()).collect()
 }
 
 /// Everything in the store that one host's network depends on.
@@ -93,6 +111,8 @@ pub(crate) struct RouterView {
     pub gateway: Option<Arc<Resource<Port>>>,
     /// Floating addresses it translates, by id.
     pub floating: Vec<Arc<Resource<FloatingIp>>>,
+    /// What it counts: labels' ids with their rules, by id.
+    pub meters: Vec<(String, Vec<Arc<Resource<MeteringRule>>>)>,
 }
 
 impl View {
@@ -197,6 +217,7 @@ impl View {
             let mut floating = store.cache::<FloatingIp>().by("router", &id);
             floating.sort_by(|a, b| a.name().cmp(b.name()));
             self.routers.push(RouterView {
+                meters: meters(store, router.project()),
                 router,
                 interfaces,
                 gateway,

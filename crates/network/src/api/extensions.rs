@@ -7,7 +7,7 @@ use madang_identity::Caller;
 use serde_json::{Value, json};
 
 /// Alias, name and description. An alias is here only when what it stands for works as a whole.
-const EXTENSIONS: [(&str, &str, &str); 63] = [
+const EXTENSIONS: [(&str, &str, &str); 74] = [
     ("agent", "agent", "The agent management extension."),
     (
         "allowed-address-pairs",
@@ -200,6 +200,57 @@ const EXTENSIONS: [(&str, &str, &str); 63] = [
         "stateful-security-group",
         "Stateful security group",
         "Indicates if the security group is stateful or not",
+    ),
+    (
+        "subnetpool-prefix-ops",
+        "Subnet Pool Prefix Operations",
+        "Provides support for adjusting the prefix list of subnet pools",
+    ),
+    (
+        "security-groups-default-rules",
+        "Default rules for security groups",
+        "Configure set of security group rules used as default rules for every new security group",
+    ),
+    (
+        "flavors",
+        "Neutron Service Flavors",
+        "Flavor specification for Neutron advanced services.",
+    ),
+    ("metering", "Neutron Metering", "Neutron Metering extension."),
+    (
+        "metering_source_and_destination_fields",
+        "Neutron Metering with source and destination filtering",
+        "Neutron Metering extension that enables the use of source and destination filters.",
+    ),
+    (
+        "qos-pps",
+        "QoS Rule Type Packet per Second Extension",
+        "Add QoS Rule Type Packet per Second",
+    ),
+    (
+        "qos-pps-minimum",
+        "QoS minimum packet rate rule",
+        "Allow to configure QoS minimum packet rate rule.",
+    ),
+    (
+        "qos-bw-minimum-ingress",
+        "Ingress direction for QoS minimum bandwidth rule",
+        "Allow to configure QoS minimum bandwidth rule with ingress direction.",
+    ),
+    (
+        "floating-ip-port-forwarding-port-ranges",
+        "Floating IP Port Forwarding support port ranges",
+        "Add support to port ranges",
+    ),
+    (
+        "port-resource-request-groups",
+        "Port Resource Request Groups",
+        "Support requesting multiple groups of resources and traits from Placement for a port",
+    ),
+    (
+        "port-resource-request",
+        "Port Resource Request",
+        "Expose resource request to Port",
     ),
     (
         "subnet_allocation",

@@ -32,6 +32,11 @@ impl View {
             .with("tenant_id", metadata.project.as_str())
     }
 
+    /// The id alone, for what is no project's.
+    pub(crate) fn of_nobody<K: Kind>(resource: &Resource<K>) -> Self {
+        Self(Map::with_capacity(8)).with("id", resource.metadata.name.as_str())
+    }
+
     /// Adds a member.
     #[must_use]
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {

@@ -11,6 +11,7 @@ use madang_host::{
 
 use super::FabricSpace;
 use crate::agent::{
+    meter::{self, Count},
     plan::{self, EdgeIs, Step},
     ruleset::Ruleset,
     wanted::{Edge, Role},
@@ -40,6 +41,8 @@ pub(crate) struct EdgeSpace {
     links: Links,
     /// The filter as last set; none until then.
     rules: Option<Ruleset>,
+    /// What its counters said when they were last looked at.
+    counts: BTreeMap<String, Count>,
 }
 
 impl EdgeSpace {
@@ -56,6 +59,7 @@ impl EdgeSpace {
             netns,
             links,
             rules: None,
+            counts: BTreeMap::new(),
         })
     }
 
@@ -96,6 +100,21 @@ impl EdgeSpace {
         route_failure
     }
 
+    /// What was counted since this was last asked, by counter.
+    pub async fn counted(&mut self) -> Result<BTreeMap<String, Count>> {
+        let has_counters = self
+            .rules
+            .as_ref()
+            .is_some_and(|rules| rules.tables.contains_key(meter::TABLE));
+        if !has_counters {
+            return Ok(BTreeMap::new());
+        }
+        let now = meter::read(&self.netns).await?;
+        let news = meter::news(&self.counts, &now);
+        self.counts = now;
+        Ok(news)
+    }
+
     async fn filter(&mut self, rules: &Ruleset) -> Result<()> {
         let batch = match &self.rules {
             Some(before) => rules.difference(before),
@@ -105,14 +124,18 @@ impl EdgeSpace {
                     tables: [
                         ("ip madang", Default::default()),
                         ("inet madang_scopes", Default::default()),
+                        (meter::TABLE, Default::default()),
                     ]
                     .into(),
                 }),
             ),
         };
         if let Some(batch) = batch {
-            self.rules = None;
+            let is_whole = self.rules.take().is_none();
             nft::apply(&self.netns, &batch).await?;
+            if is_whole {
+                self.counts.clear();
+            }
         }
         self.rules = Some(rules.clone());
         Ok(())

@@ -6,6 +6,7 @@ use madang_http::{Failure, Query};
 use madang_store::{Metadata, Resource, Tx};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::{ExtraDhcpOption, FixedIp, Port, PortSpec, owner};
 use crate::{
@@ -65,6 +66,7 @@ impl Exposed for Port {
         Attribute::shown("binding:profile").restricted(),
         Attribute::new("qos_policy_id", convert::uuid_or_null),
         Attribute::shown("qos_network_policy_id"),
+        Attribute::shown("resource_request").restricted(),
         Attribute::shown("trunk_details"),
         Attribute::shown("status"),
     ];
@@ -128,6 +130,7 @@ impl Exposed for Port {
             .typed("extra_dhcp_opts", &spec.extra_dhcp_opts)
             .with("qos_policy_id", spec.qos_policy_id.clone())
             .with("qos_network_policy_id", qos::network_policy_of(&context.store, port))
+            .with("resource_request", resource_request(context, port))
             .with("dns_name", spec.dns_name.as_str())
             .with("binding:vnic_type", spec.vnic_type.as_str())
             .with("binding:host_id", spec.binding_host.as_deref().unwrap_or_default())
@@ -190,6 +193,50 @@ impl Exposed for Port {
         }
         Ok(tx.update(old, new)?)
     }
+}
+
+/// What a server with this port asks of its host, as Neutron tells Nova: a group for bandwidth and one for packets.
+fn resource_request(context: &Context, port: &Resource<Port>) -> Value {
+    if owner::is_of_the_network(&port.spec.device_owner) {
+        return Value::Null;
+    }
+    let needs = qos::needs(
+        &context.store,
+        port.spec.qos_policy_id.as_deref(),
+        &port.spec.network_id,
+    );
+    let network = context.store.cache::<Network>().by_name(&port.spec.network_id);
+    let physical = network.and_then(|network| network.spec.physical_network.clone());
+    let is_word = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    };
+    let vnic = format!(
+        "CUSTOM_VNIC_TYPE_{}",
+        port.spec.vnic_type.chars().map(is_word).collect::<String>()
+    );
+    let physical = physical.map(|name| format!("CUSTOM_PHYSNET_{}", name.chars().map(is_word).collect::<String>()));
+    let mut groups = Vec::new();
+    for (prefix, physical) in [("NET_BW", physical), ("NET_PACKET_RATE", None)] {
+        let amounts = needs.iter().filter(|(class, _)| class.starts_with(prefix));
+        let resources: Map<String, Value> = amounts
+            .map(|(class, amount)| ((*class).to_owned(), (*amount).into()))
+            .collect();
+        if resources.is_empty() {
+            continue;
+        }
+        let required: Vec<String> = physical.into_iter().chain([vnic.clone()]).collect();
+        let id = Uuid::new_v5(&port.metadata.uid, prefix.as_bytes()).to_string();
+        groups.push(json!({ "id": id, "required": required, "resources": resources }));
+    }
+    if groups.is_empty() {
+        return Value::Null;
+    }
+    let ids: Vec<_> = groups.iter().map(|group| group["id"].clone()).collect();
+    json!({ "request_groups": groups, "same_subtree": ids })
 }
 
 /// What the network itself uses works wherever it is needed; other ports work where they are wired.

@@ -48,6 +48,18 @@ fn protocol(value: &Value) -> Result<Value, String> {
     }
 }
 
+/// What a rule says, wherever it is.
+pub(super) const RULE: [Attribute; 8] = [
+    Attribute::new("direction", direction).required().fixed(),
+    Attribute::new("ethertype", ethertype).fixed(),
+    Attribute::new("protocol", protocol).fixed(),
+    Attribute::new("port_range_min", convert::number_or_null).fixed(),
+    Attribute::new("port_range_max", convert::number_or_null).fixed(),
+    Attribute::new("remote_ip_prefix", convert::cidr_or_null).fixed(),
+    Attribute::new("remote_group_id", convert::text_or_null).fixed(),
+    Attribute::new("remote_address_group_id", convert::uuid_or_null).fixed(),
+];
+
 impl Exposed for Rule {
     const SINGULAR: &'static str = "security_group_rule";
     const PLURAL: &'static str = "security_group_rules";
@@ -55,14 +67,14 @@ impl Exposed for Rule {
     const CHANGES: bool = false;
     const ATTRIBUTES: &'static [Attribute] = &[
         Attribute::new("security_group_id", convert::uuid).required().fixed(),
-        Attribute::new("direction", direction).required().fixed(),
-        Attribute::new("ethertype", ethertype).fixed(),
-        Attribute::new("protocol", protocol).fixed(),
-        Attribute::new("port_range_min", convert::number_or_null).fixed(),
-        Attribute::new("port_range_max", convert::number_or_null).fixed(),
-        Attribute::new("remote_ip_prefix", convert::cidr_or_null).fixed(),
-        Attribute::new("remote_group_id", convert::text_or_null).fixed(),
-        Attribute::new("remote_address_group_id", convert::uuid_or_null).fixed(),
+        RULE[0],
+        RULE[1],
+        RULE[2],
+        RULE[3],
+        RULE[4],
+        RULE[5],
+        RULE[6],
+        RULE[7],
         Attribute::shown("normalized_cidr"),
     ];
 
@@ -83,20 +95,12 @@ impl Exposed for Rule {
 
     fn view(_: &Context, rule: &Resource<Self>) -> Map<String, Value> {
         let spec = &rule.spec;
-        View::of(rule, &spec.description, &[])
-            .with("security_group_id", spec.group_id.as_str())
-            .typed("direction", &spec.direction)
-            .typed("ethertype", &spec.ethertype)
-            .with("protocol", spec.protocol.clone())
-            .with("port_range_min", spec.port_range_min)
-            .with("port_range_max", spec.port_range_max)
-            .with("remote_ip_prefix", spec.remote_ip_prefix.map(|net| net.to_string()))
+        let view = View::of(rule, &spec.description, &[]).with("security_group_id", spec.group_id.as_str());
+        rule_view(view, spec)
             .with(
                 "normalized_cidr",
                 spec.remote_ip_prefix.map(|net| net.trunc().to_string()),
             )
-            .with("remote_group_id", spec.remote_group_id.clone())
-            .with("remote_address_group_id", spec.remote_address_group_id.clone())
             .done()
     }
 
@@ -108,26 +112,10 @@ impl Exposed for Rule {
         if let Some(remote) = remote_group(body) {
             visible::<SecurityGroup>(context, remote)?;
         }
-        let addresses = body.text("remote_address_group_id");
-        if let Some(addresses) = addresses {
+        if let Some(addresses) = body.text("remote_address_group_id") {
             visible::<AddressGroup>(context, addresses)?;
         }
-        let spec = RuleSpec {
-            group_id: group.name().to_owned(),
-            direction: if body.text("direction") == Some("egress") {
-                Direction::Egress
-            } else {
-                Direction::Ingress
-            },
-            ethertype: read_ethertype(body)?,
-            protocol: body.text("protocol").map(str::to_owned),
-            port_range_min: read_port(body, "port_range_min")?,
-            port_range_max: read_port(body, "port_range_max")?,
-            remote_ip_prefix: body.typed::<IpNet>("remote_ip_prefix")?,
-            remote_group_id: remote_group(body).map(str::to_owned),
-            remote_address_group_id: addresses.map(str::to_owned),
-            description: body.text("description").unwrap_or_default().to_owned(),
-        };
+        let spec = read_spec(body, group.name())?;
         // A rule is its group's: an admin who adds one does not make it his own.
         Ok(tx.create(Resource::<Self>::new(Metadata::with_id(group.project()), spec))?)
     }
@@ -135,6 +123,38 @@ impl Exposed for Rule {
     fn change(_: &Context, tx: &mut Tx<'_>, old: &Resource<Self>, _: &Body) -> Result<Arc<Resource<Self>>, Stop> {
         Ok(rules::find_rule(tx, old.name())?)
     }
+}
+
+/// What a rule says.
+pub(super) fn rule_view(view: View, spec: &RuleSpec) -> View {
+    view.typed("direction", &spec.direction)
+        .typed("ethertype", &spec.ethertype)
+        .with("protocol", spec.protocol.clone())
+        .with("port_range_min", spec.port_range_min)
+        .with("port_range_max", spec.port_range_max)
+        .with("remote_ip_prefix", spec.remote_ip_prefix.map(|net| net.to_string()))
+        .with("remote_group_id", spec.remote_group_id.clone())
+        .with("remote_address_group_id", spec.remote_address_group_id.clone())
+}
+
+/// A rule of a group, as a request says it.
+pub(super) fn read_spec(body: &Body, group: &str) -> Result<RuleSpec, Stop> {
+    Ok(RuleSpec {
+        group_id: group.to_owned(),
+        direction: if body.text("direction") == Some("egress") {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        },
+        ethertype: read_ethertype(body)?,
+        protocol: body.text("protocol").map(str::to_owned),
+        port_range_min: read_port(body, "port_range_min")?,
+        port_range_max: read_port(body, "port_range_max")?,
+        remote_ip_prefix: body.typed::<IpNet>("remote_ip_prefix")?,
+        remote_group_id: remote_group(body).map(str::to_owned),
+        remote_address_group_id: body.text("remote_address_group_id").map(str::to_owned),
+        description: body.text("description").unwrap_or_default().to_owned(),
+    })
 }
 
 /// Clients send an empty text where they mean none.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use madang_store::{Metadata, Op, Resource, StoreBuilder, StoreError, Tx};
 
 use super::{
-    Direction, EtherType, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, default_id, default_key, protocol,
+    Direction, EtherType, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec, default_id, default_key, protocol, template,
 };
 use crate::{
     AddressGroup, Port,
@@ -65,20 +65,14 @@ pub(crate) fn ensure_default(tx: &mut Tx<'_>, project: &str) -> Result<String, S
     Ok(key.name)
 }
 
-/// Creates a group with the rules that every new one has: all out; into a default group, whatever its members send.
+/// Creates a group with the rules that templates give every new one.
 ///
 /// # Errors
 /// What the kind's rule says.
 pub fn create(tx: &mut Tx<'_>, group: Resource<SecurityGroup>) -> Result<Arc<Resource<SecurityGroup>>, StoreError> {
     let group = tx.create(group)?;
-    for ethertype in [EtherType::IPv4, EtherType::IPv6] {
-        let out = RuleSpec::any(group.name(), Direction::Egress, ethertype);
-        tx.create(Resource::<Rule>::new(Metadata::with_id(group.project()), out))?;
-        if group.spec.is_default {
-            let mut within = RuleSpec::any(group.name(), Direction::Ingress, ethertype);
-            within.remote_group_id = Some(group.name().to_owned());
-            tx.create(Resource::<Rule>::new(Metadata::with_id(group.project()), within))?;
-        }
+    for rule in template::rules_of(tx, group.name(), group.spec.is_default)? {
+        tx.create(Resource::<Rule>::new(Metadata::with_id(group.project()), rule))?;
     }
     Ok(group)
 }
@@ -230,7 +224,7 @@ fn space(group: &str) -> String {
 }
 
 /// What a rule says, as text: two rules of a group with the same text are the same.
-fn signature(spec: &RuleSpec) -> String {
+pub(super) fn signature(spec: &RuleSpec) -> String {
     let protocol = spec
         .protocol
         .as_deref()
@@ -252,7 +246,7 @@ fn signature(spec: &RuleSpec) -> String {
 }
 
 /// Checks what a rule says by itself.
-fn validate(spec: &RuleSpec) -> Result<(), StoreError> {
+pub(super) fn validate(spec: &RuleSpec) -> Result<(), StoreError> {
     let number = match spec.protocol.as_deref() {
         None => None,
         Some(name) => Some(check_protocol(name, spec.ethertype)?),

@@ -2,15 +2,22 @@
 
 use std::sync::Arc;
 
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use http::StatusCode;
 use ipnet::IpNet;
-use madang_http::Query;
-use madang_store::{Metadata, Resource, Tx};
-use serde_json::{Map, Value};
+use madang_http::{Failure, Json, Query, json};
+use madang_identity::Caller;
+use madang_store::{Metadata, Resource, StoreError, Tx};
+use serde_json::{Map, Value, json};
 
-use super::{SubnetPool, SubnetPoolSpec};
+use super::{SubnetPool, SubnetPoolSpec, rules};
 use crate::{
     AddressScope,
     api::{
+        NetworkApi,
         attribute::{Attribute, Body},
         convert,
         failure::Stop,
@@ -118,6 +125,12 @@ impl Exposed for SubnetPool {
         let mut new = old.clone();
         set_scope(context, &mut new.spec, body)?;
         fill(&mut new.spec, body)?;
+        let is_kept = |prefix: &IpNet| new.spec.prefixes.iter().any(|kept| kept.contains(prefix));
+        if !old.spec.prefixes.iter().all(is_kept) {
+            // Taking away has an action of its own.
+            let why = "Existing prefixes must be a subset of the new prefixes";
+            return Err(rules::illegal_update(why).into());
+        }
         // A default that was the old least one follows it.
         let follows = !body.has("default_prefixlen") && old.spec.default_prefixlen == old.spec.min_prefixlen;
         if follows {
@@ -179,4 +192,55 @@ fn fill(spec: &mut SubnetPoolSpec, body: &Body) -> Result<(), Stop> {
         spec.default_quota = body.number("default_quota").and_then(|quota| u64::try_from(quota).ok());
     }
     Ok(())
+}
+
+/// `PUT /subnetpools/{id}/add_prefixes`.
+pub(crate) async fn add_prefixes(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Json<Value>,
+) -> Result<Response, Failure> {
+    change_prefixes(api, caller, &id, body.0, "add_prefixes", |tx, pool, given| {
+        let mut new = pool.clone();
+        new.spec.prefixes.extend(given);
+        tx.update(pool, new)
+    })
+    .await
+}
+
+/// `PUT /subnetpools/{id}/remove_prefixes`: those that no subnet was cut from.
+pub(crate) async fn remove_prefixes(
+    State(api): State<NetworkApi>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Json<Value>,
+) -> Result<Response, Failure> {
+    change_prefixes(api, caller, &id, body.0, "remove_prefixes", rules::remove_prefixes).await
+}
+
+async fn change_prefixes(
+    api: NetworkApi,
+    caller: Caller,
+    id: &str,
+    body: Value,
+    rule: &str,
+    change: impl Fn(&mut Tx<'_>, &Resource<SubnetPool>, &[IpNet]) -> Result<Arc<Resource<SubnetPool>>, StoreError>,
+) -> Result<Response, Failure> {
+    let context = Context {
+        store: api.store,
+        caller,
+    };
+    let known = visible::<SubnetPool>(&context, id)?;
+    Facts::of(known.project()).enforce(&context.caller, rule)?;
+    let bad = |why: String| Failure::invalid(format!("Invalid input for prefixes. Reason: {why}.")).at("prefixes");
+    let given = convert::prefixes(body.get("prefixes").unwrap_or(&Value::Null)).map_err(bad)?;
+    let given: Vec<IpNet> = serde_json::from_value(given).map_err(|why| bad(why.to_string()))?;
+    let changed = context.store.transact(context.caller.cause(), |tx| {
+        let old = tx.get::<SubnetPool>(&known.key());
+        let old = old.ok_or_else(|| refusal::not_found(Missing::SubnetPool, id))?;
+        change(tx, &old, &given)
+    });
+    let changed = changed.await.map_err(Stop::from)?;
+    Ok(json(StatusCode::OK, &json!({ "prefixes": changed.spec.prefixes })))
 }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 /// What is left of `prefixes` without `taken`, as few prefixes as possible, in order.
-fn left(prefixes: &[IpNet], taken: &[IpNet]) -> Vec<IpNet> {
+pub(crate) fn left(prefixes: &[IpNet], taken: &[IpNet]) -> Vec<IpNet> {
     let mut left = Vec::new();
     for prefix in prefixes {
         subtract(*prefix, taken, &mut left);

@@ -42,9 +42,14 @@ fn create(tx: &mut Tx<'_>, pool: &mut Resource<SubnetPool>) -> Result<(), StoreE
 
 fn update(tx: &mut Tx<'_>, old: &Resource<SubnetPool>, new: &mut Resource<SubnetPool>) -> Result<(), StoreError> {
     check(&mut new.spec)?;
-    let is_kept = |prefix: &IpNet| new.spec.prefixes.iter().any(|kept| kept.contains(prefix));
-    if !old.spec.prefixes.iter().all(is_kept) {
-        return Err(illegal_update("Existing prefixes must be a subset of the new prefixes"));
+    let is_kept = |cidr: &IpNet| new.spec.prefixes.iter().any(|kept| kept.contains(cidr));
+    if !old.spec.prefixes.iter().all(is_kept)
+        && let Some(cut) = cut_from(tx, old.name())
+            .iter()
+            .find(|subnet| !is_kept(&subnet.spec.cidr))
+    {
+        let why = format_args!("subnet {} ({}) was cut from what would go", cut.name(), cut.spec.cidr);
+        return Err(illegal_update(why));
     }
     if (&old.spec.address_scope_id, &old.spec.prefixes) != (&new.spec.address_scope_id, &new.spec.prefixes) {
         address_scope::rules::check_pool(tx, new)?;
@@ -61,7 +66,7 @@ fn update(tx: &mut Tx<'_>, old: &Resource<SubnetPool>, new: &mut Resource<Subnet
     Ok(())
 }
 
-fn illegal_update(why: &str) -> StoreError {
+pub(super) fn illegal_update(why: impl std::fmt::Display) -> StoreError {
     refusal::bad("IllegalSubnetPoolUpdate", format!("Illegal subnetpool update : {why}."))
 }
 
@@ -116,6 +121,21 @@ fn check(spec: &mut SubnetPoolSpec) -> Result<(), StoreError> {
         }
         None => Ok(()),
     }
+}
+
+/// Takes prefixes out of a pool; those that it does not have are fine.
+///
+/// # Errors
+/// When subnets were cut from them, or nothing is left.
+pub(super) fn remove_prefixes(
+    tx: &mut Tx<'_>,
+    pool: &Resource<SubnetPool>,
+    gone: &[IpNet],
+) -> Result<Arc<Resource<SubnetPool>>, StoreError> {
+    let mut new = pool.clone();
+    new.spec.prefixes = cut::left(&pool.spec.prefixes, gone);
+    // Two who cut from the pool and who takes from it at the same time meet at its revision.
+    tx.update(pool, new)
 }
 
 /// The reservation that there is one default pool for a version of IP.

@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use madang_host::workload::Attachment;
 use madang_http::Failure;
 use madang_identity::Caller;
-use madang_network::{FixedIp, Network, Port, PortSpec, Subnet};
+use madang_network::{FixedIp, Network, Port, PortSpec, Subnet, qos};
 use madang_store::{ErrorKind, Metadata, Rejection, Resource, Store, StoreError, Tx};
 
 use crate::{
@@ -73,6 +73,18 @@ fn attach_in(
         // After all that were there before; the same twice is told apart by age.
         spec.device_index = LAST;
     };
+    let needs = match wanted {
+        Wanted::Network { network, .. } => qos::needs(tx.store(), None, network.name()),
+        Wanted::Port(port) => qos::needs(tx.store(), port.spec.qos_policy_id.as_deref(), &port.spec.network_id),
+    };
+    if !needs.is_empty() {
+        // What is promised has to be there: only who is placed anew is asked whether it is.
+        let message = format!(
+            "Attaching interfaces with QoS policy is not supported for instance {}",
+            server.name()
+        );
+        return Err(Rejection::new(ErrorKind::Invalid, "AttachInterfaceWithQoSPolicyNotSupported", message).into());
+    }
     match wanted {
         Wanted::Network { network, address } => {
             let mut metadata = Metadata::with_id(server.project());

@@ -2,6 +2,7 @@
 
 use madang_http::Failure;
 use madang_identity::Caller;
+use madang_network::qos;
 use madang_scheduler::{ClaimSpec, Provider};
 use madang_store::{Resource, Store, StoreError, Tx};
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use crate::{
     Flavor, Phase, Power, Server,
     server::{
         Doing, Move, MoveKind, Stage,
-        create::{forbidden_traits, required_traits, resources, wishes},
+        create::{forbidden_traits, required_traits, resources, wishes, with_needs},
         hardware, local, moves, volumes,
     },
 };
@@ -33,9 +34,10 @@ pub async fn resize(
         check(server, "resize", &[Phase::Active, Phase::Stopped])?;
         check_flavor(tx, server, &wanted)?;
         let moving = begun(server, MoveKind::Resize);
+        let needs = qos::needs_of_device(tx.store(), server.name());
         let pinned = may_go(tx.store(), server, &moving.source, false);
         moves::begin(tx, server, moving, wanted.name(), |own| ClaimSpec {
-            resources: resources(&wanted.spec),
+            resources: with_needs(resources(&wanted.spec), needs.clone()),
             required_traits: required_traits(
                 &wanted.spec,
                 own.wishes.as_deref().map(|wishes| &wishes.image_properties),

@@ -2,6 +2,7 @@
 
 use madang_http::Failure;
 use madang_identity::Caller;
+use madang_network::qos;
 use madang_scheduler::{Claim, Provider};
 use madang_store::{Metadata, Resource, Store};
 
@@ -12,7 +13,11 @@ use super::{
 };
 use crate::{
     Phase, Power, Server,
-    server::{Doing, Shelf, create::claim_spec, machine, moves},
+    server::{
+        Doing, Shelf,
+        create::{claim_spec, with_needs},
+        machine, moves,
+    },
 };
 
 /// Asks for it, a machine or a container, to be put away: off, its root in an image. `offload` takes it off its host, too.
@@ -98,6 +103,7 @@ pub async fn unshelve(store: &Store, caller: &Caller, server: &Resource<Server>,
             metadata.owners = vec![server.as_owner()];
             let group = crate::group::claim_group(store, server.spec.group);
             let mut spec = claim_spec(server, group, machine::image_properties(tx.store(), server));
+            spec.resources = with_needs(spec.resources, qos::needs_of_device(tx.store(), server.name()));
             spec.host.clone_from(&place.host);
             moves::place_anew(tx, server, Resource::<Claim>::new(metadata, spec))?;
         }
