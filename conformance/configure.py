@@ -113,6 +113,16 @@ def volume_type(cloud, name, specs):
     return name
 
 
+def subnet_pools(cloud, base):
+    """Default pools of both versions of IP, which auto-allocation takes its subnets from where the originals are tested."""
+    there = {pool["name"] for pool in cloud.get(f"{base}/subnetpools")["subnetpools"]}
+    pools = [("conformance-v4", "10.222.0.0/16", 26), ("conformance-v6", "fd5e:6f6d:7000::/48", 64)]
+    for name, prefix, length in pools:
+        if name not in there:
+            pool = {"name": name, "prefixes": [prefix], "default_prefixlen": length, "shared": True, "is_default": True}
+            cloud.call("POST", f"{base}/subnetpools", json={"subnetpool": pool})
+
+
 def sections(cloud, work, is_real):
     """What is found out about the cloud, by section of tempest.conf."""
     there = {service: str(bool(cloud.url(service))).lower() for service in SERVICES}
@@ -145,6 +155,7 @@ def sections(cloud, work, is_real):
     conf["placement"] = {"min_microversion": low, "max_microversion": high}
     base = cloud.url("neutron").removesuffix("/v2.0") + "/v2.0"
     aliases = sorted(extension["alias"] for extension in cloud.get(f"{base}/extensions")["extensions"])
+    subnet_pools(cloud, base)
     outside = cloud.get(f"{base}/networks", **{"router:external": "true"})["networks"]
     conf["network"] = {"public_network_id": next(network["id"] for network in outside if network["subnets"])}
     conf["network-feature-enabled"] = {

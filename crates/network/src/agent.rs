@@ -147,6 +147,7 @@ pub fn run(store: &Store, host: &str, instance: Instance, options: Options, grou
         store.clone(),
         host.to_owned(),
         instance,
+        Arc::clone(&shared),
         options,
         group.child("service-points"),
     );

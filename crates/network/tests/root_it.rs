@@ -22,3 +22,5 @@ mod root_quality;
 mod root_route;
 #[path = "root_it/trunk.rs"]
 mod root_trunk;
+#[path = "root_it/vlan.rs"]
+mod root_vlan;

@@ -13,7 +13,7 @@ use madang_store::{Key, Store};
 use tracing::{debug, info, warn};
 
 use super::{
-    Error, Options,
+    Error, Options, Shared,
     fabric::Handover,
     meter, names, outside, service,
     service::Place,
@@ -37,6 +37,7 @@ pub(super) struct EdgeAgent {
     /// The way outside as last made; none when that may be wrong.
     outside: Option<Option<Outside>>,
     outside_links: Option<Links>,
+    shared: Arc<Shared>,
     /// The number of the last thorough pass that was followed.
     thorough: u64,
 }
@@ -54,8 +55,16 @@ struct Running {
 }
 
 impl EdgeAgent {
-    pub fn new(store: Store, host: String, instance: Instance, options: Options, group: TaskGroup) -> Self {
+    pub fn new(
+        store: Store,
+        host: String,
+        instance: Instance,
+        shared: Arc<Shared>,
+        options: Options,
+        group: TaskGroup,
+    ) -> Self {
         Self {
+            shared,
             store,
             host,
             instance,
@@ -203,6 +212,8 @@ impl EdgeAgent {
             }
             None => outside::remove(&handover.space).await?,
         }
+        // Networks of VLANs are joined with it by the fabric.
+        self.shared.wake.notify_one();
         self.outside = Some(wanted.clone());
         Ok(())
     }

@@ -284,7 +284,13 @@ impl FabricAgent {
             self.links = Some(is);
         }
         if !self.tags.is_idle(&wanted.fabric) {
-            let there = match &self.links {
+            // The way out is made beside the fabric: what is remembered may not have it.
+            let is_there = |links: &&Vec<Link>| {
+                let has = |name: &str| links.iter().any(|link| link.name == name);
+                let trunks = wanted.fabric.devices.values().filter_map(|device| device.tag.as_ref());
+                trunks.map(|tag| tag.trunk.as_str()).all(has)
+            };
+            let there = match self.links.as_ref().filter(is_there) {
                 Some(links) => links.clone(),
                 None => space.list().await?,
             };

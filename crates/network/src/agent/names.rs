@@ -7,6 +7,7 @@
 //!   p<port>                  the far end of that pair, until the container's driver moves it
 //!   s<port>, r<port>         outer ends of service points and routers
 //!   outside-up               outer end of the way out
+//!   v<network>               where a network's frames leave for its VLAN outside
 //! mdg-<id>-net-<network>     service point: link `service`
 //! mdg-<id>-router-<router>   router: links `i<port>`, and `g<port>` for the gateway
 //! mdg<id>                    in the host's own namespace: the way out
@@ -25,6 +26,8 @@ pub(super) const BRIDGE: char = 'b';
 const DEVICE: char = 't';
 /// The far end of a port's veth pair.
 const PEER: char = 'p';
+/// Where a network of a VLAN is joined with the way out.
+const UPLINK: char = 'v';
 /// A service point's outer end.
 pub(super) const SERVICE: char = 's';
 /// A router's outer ends.
@@ -52,6 +55,16 @@ pub fn device(port: Uuid) -> String {
 /// The end of a port's veth pair that moves into the workload; in the fabric namespace until then.
 pub fn peer(port: Uuid) -> String {
     device_name(PEER, port)
+}
+
+/// The device in a network's bridge by which its frames leave, tagged, by the way out.
+pub(crate) fn uplink(network: Uuid) -> String {
+    device_name(UPLINK, network)
+}
+
+/// Whether a link of the fabric is such a device.
+pub(crate) fn is_uplink(link: &str) -> bool {
+    link.starts_with(UPLINK)
 }
 
 /// Whether a link of the fabric is a port's device.

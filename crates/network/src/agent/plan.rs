@@ -130,7 +130,7 @@ pub(crate) fn fabric_removals(is: &[Link], wanted: &Fabric) -> Vec<Step> {
         match wanted.devices.get(name) {
             Some(device) => link.kind.as_deref() != Some(kind(device.attachment)),
             None if wanted.bridges.contains_key(name) => link.kind.as_deref() != Some("bridge"),
-            None => names::is_device(name) || names::is_bridge(name),
+            None => names::is_device(name) || names::is_uplink(name) || names::is_bridge(name),
         }
     });
     unwanted.map(|link| Step::RemoveLink(link.name.clone())).collect()

@@ -63,7 +63,7 @@ pub(crate) struct Bridge {
 /// A port's device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Device {
-    /// The port.
+    /// The port, or the network that it joins with the way out.
     pub port: Key,
     /// The port's id.
     pub id: Uuid,
@@ -161,6 +161,13 @@ fn mtu(network: &Resource<Network>) -> u32 {
     u32::from(network.spec.mtu.max(MIN_MTU_V4))
 }
 
+/// The payload of frames outside, in bytes, where no external network says otherwise.
+const WIRE_MTU: u32 = 1500;
+
+fn is_vlan(network: &Resource<Network>) -> bool {
+    network.spec.network_type == "vlan" && !network.spec.is_external
+}
+
 /// The bridge of a network. External networks share one: it is the segment that the outside is on.
 pub(crate) fn bridge_name(network: &Resource<Network>) -> String {
     if network.spec.is_external {
@@ -178,6 +185,9 @@ impl Wanted {
             if let Some((name, edge)) = service(network) {
                 wanted.edges.insert(name, edge);
             }
+        }
+        for network in view.networks.values() {
+            wanted.add_uplink(network);
         }
         for port in &view.ports {
             wanted.add_device(view, port);
@@ -212,6 +222,40 @@ impl Wanted {
             mac: bridge_mac(id),
         });
         bridge.mtu = bridge.mtu.min(mtu);
+    }
+
+    /// A network of a VLAN is one segment with that VLAN of the way out.
+    fn add_uplink(&mut self, view: &NetworkView) {
+        let network = &view.network;
+        if !is_vlan(network) {
+            return;
+        }
+        // The way out begins at the bridge of external networks, of which there may be none here.
+        let outside = Bridge {
+            label: "outside".to_owned(),
+            mtu: WIRE_MTU,
+            mac: bridge_mac(Uuid::nil()),
+        };
+        self.fabric
+            .bridges
+            .entry(names::OUTSIDE_BRIDGE.to_owned())
+            .or_insert(outside);
+        let vlan = u16::try_from(network.spec.segmentation_id).unwrap_or_default();
+        let uplink = Device {
+            port: network.key(),
+            id: network.metadata.uid,
+            attachment: Attachment::Veth,
+            bridge: bridge_name(network),
+            mtu: mtu(network),
+            mac: None,
+            up: network.spec.admin_state_up,
+            addresses: BTreeSet::new(),
+            tag: Some(Tag {
+                trunk: names::OUTSIDE_PORT.to_owned(),
+                vlan,
+            }),
+        };
+        self.fabric.devices.insert(names::uplink(network.metadata.uid), uplink);
     }
 
     fn add_device(&mut self, view: &View, port: &Resource<Port>) {
@@ -417,10 +461,12 @@ fn outside(view: &View) -> Option<Outside> {
         .values()
         .filter(|n| n.network.spec.is_external && n.network.spec.admin_state_up)
         .collect();
+    let wire = view.networks.values().any(|n| is_vlan(&n.network)).then_some(WIRE_MTU);
     let mtu = external
         .iter()
         .map(|network| u32::from(network.network.spec.mtu))
-        .min()?;
+        .min()
+        .or(wire)?;
     let subnets = external.iter().flat_map(|network| &network.subnets);
     let addresses =
         subnets.filter_map(|subnet| IpNet::new(subnet.spec.gateway_ip?, subnet.spec.cidr.prefix_len()).ok());

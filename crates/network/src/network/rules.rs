@@ -23,6 +23,10 @@ const MAX_SEGMENT: u32 = (1 << 24) - 1;
 const DRAWS: usize = 16;
 /// Where segments are reserved.
 const SEGMENTS: &str = "segment/vxlan";
+/// The VLANs that a wire has. Source: IEEE 802.1Q; 0 and 4095 mean something else.
+const MAX_VLAN: u32 = 4094;
+/// Where VLANs are reserved. Every physical network is the host's one way outside, so they differ whatever its name.
+const VLANS: &str = "segment/vlan";
 /// Where physical networks are reserved: one flat network each.
 const FLAT: &str = "segment/flat";
 
@@ -49,7 +53,18 @@ fn create(tx: &mut Tx<'_>, network: &mut Resource<Network>) -> Result<(), StoreE
                     "provider:physical_network specified for vxlan network: {physical}"
                 )));
             }
-            take_segment(tx, &mut spec.segmentation_id, uid)?;
+            take_segment(tx, SEGMENTS, MAX_SEGMENT, &mut spec.segmentation_id, uid)?;
+        }
+        "vlan" => {
+            if spec.physical_network.is_none() {
+                return Err(refusal::invalid("physical_network required for VLAN provider network"));
+            }
+            if spec.is_external {
+                return Err(refusal::invalid(
+                    "a VLAN network cannot be external: what is outside is not tagged",
+                ));
+            }
+            take_segment(tx, VLANS, MAX_VLAN, &mut spec.segmentation_id, uid)?;
         }
         "flat" => {
             if spec.segmentation_id != 0 {
@@ -104,22 +119,32 @@ fn check_mtu(mtu: u16, largest: u16) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn take_segment(tx: &mut Tx<'_>, segment: &mut u32, owner: Uuid) -> Result<(), StoreError> {
+fn take_segment(
+    tx: &mut Tx<'_>,
+    space: &'static str,
+    most: u32,
+    segment: &mut u32,
+    owner: Uuid,
+) -> Result<(), StoreError> {
     if *segment == 0 {
-        let draw = || rand::random_range(1..=MAX_SEGMENT);
+        let draw = || rand::random_range(1..=most);
         let free = (0..DRAWS)
             .map(|_| draw())
-            .find(|id| !is_reserved(tx, SEGMENTS, &id.to_string()));
+            .find(|id| !is_reserved(tx, space, &id.to_string()));
         *segment = free.unwrap_or_else(draw);
-    } else if *segment > MAX_SEGMENT {
+    } else if *segment > most {
         return Err(refusal::invalid(format_args!(
-            "segmentation_id out of range (1 through {MAX_SEGMENT})"
+            "segmentation_id out of range (1 through {most})"
         )));
-    } else if is_reserved(tx, SEGMENTS, &segment.to_string()) {
+    } else if is_reserved(tx, space, &segment.to_string()) {
+        if space == VLANS {
+            let message = format!("Unable to create the network. The VLAN {segment} is in use.");
+            return Err(refusal::conflict("VlanIdInUse", message));
+        }
         let message = format!("Unable to create the network. The tunnel ID {segment} is in use.");
         return Err(refusal::conflict("TunnelIdInUse", message));
     }
-    tx.reserve(SEGMENTS, &segment.to_string(), owner)
+    tx.reserve(space, &segment.to_string(), owner)
 }
 
 /// Whether a network has the segment, as far as seen; the reservation decides.
@@ -137,6 +162,7 @@ pub(super) fn segment_of(network: &Resource<Network>) -> Vec<String> {
     let spec = &network.spec;
     match (spec.network_type.as_str(), &spec.physical_network) {
         ("vxlan", _) => vec![format!("{SEGMENTS}/{}", spec.segmentation_id)],
+        ("vlan", _) => vec![format!("{VLANS}/{}", spec.segmentation_id)],
         ("flat", Some(physical)) => vec![format!("{FLAT}/{physical}")],
         _ => Vec::new(),
     }
@@ -152,6 +178,11 @@ fn update(tx: &mut Tx<'_>, old: &Resource<Network>, new: &mut Resource<Network>)
     };
     if fixed(&old.spec) != fixed(&new.spec) {
         return Err(refusal::invalid("Plugin does not support updating provider attributes"));
+    }
+    if new.spec.is_external && new.spec.network_type == "vlan" {
+        return Err(refusal::invalid(
+            "a VLAN network cannot be external: what is outside is not tagged",
+        ));
     }
     if new.spec.mtu != old.spec.mtu {
         let largest = if new.spec.network_type == "vxlan" {

@@ -19,9 +19,9 @@ use madang_host::{
     workload::Attachment,
 };
 use madang_network::{
-    AddressGroup, AllocationPool, Direction, EtherType, ExternalGateway, FixedIp, FloatingIp, FloatingIpSpec, Network,
-    NetworkSpec, Port, PortSpec, QosPolicy, Router, RouterSpec, Rule, RuleSpec, SecurityGroup, SecurityGroupSpec,
-    Subnet, SubnetPool, SubnetSpec, Trunk,
+    AddressGroup, AllocationPool, Direction, EtherType, ExternalGateway, FixedIp, FloatingIp, FloatingIpSpec,
+    MeteringLabel, MeteringRule, Network, NetworkSpec, Port, PortSpec, QosPolicy, Router, RouterSpec, Rule, RuleSpec,
+    SecurityGroup, SecurityGroupSpec, Subnet, SubnetPool, SubnetSpec, Trunk,
     agent::{self, Options},
 };
 use madang_store::{Cause, Kind, Metadata, Resource, Sqlite, SqliteOptions, Store, StoreBuilder};
@@ -88,7 +88,9 @@ impl Lab {
             .kind::<Trunk>()
             .kind::<AddressGroup>()
             .kind::<QosPolicy>()
-            .kind::<SubnetPool>();
+            .kind::<SubnetPool>()
+            .kind::<MeteringLabel>()
+            .kind::<MeteringRule>();
         let backend = Sqlite::open(SqliteOptions::new(dir.path().join("db"))).await.unwrap();
         let store = builder.open(Arc::new(backend)).await.unwrap();
         let id = Uuid::new_v4().simple().to_string()[..6].to_owned();
