@@ -24,9 +24,10 @@ use serde_json::{Value, json};
 pub use policy::POLICY;
 
 use crate::{
-    attachment,
+    attachment, backup,
     driver::BackEnd,
-    qos, quota, snapshot,
+    group, group_snapshot, group_type, manage, message, qos, quota, snapshot, transfer,
+    vault::Vault,
     volume::{self, Volume},
     volume_type,
 };
@@ -47,12 +48,18 @@ pub struct BlockApi {
     pub host: String,
     /// The back end, for what it says of itself.
     pub back_end: Arc<dyn BackEnd>,
+    /// What keeps backups, for looking at what is brought in.
+    pub vault: Arc<dyn Vault>,
 }
 
 /// The router, to be nested at `/volume`. `authenticate` wraps the part that needs a token.
 pub fn router(api: BlockApi, metrics: &Metrics, authenticate: impl FnOnce(Router) -> Router) -> Router {
     let routes = volumes()
         .merge(snapshots())
+        .merge(backups())
+        .merge(transfers())
+        .merge(groups())
+        .merge(manageable())
         .merge(types())
         .merge(operations())
         .with_state(api)
@@ -125,6 +132,83 @@ fn snapshots() -> Router<BlockApi> {
         )
 }
 
+fn backups() -> Router<BlockApi> {
+    use backup::api;
+    Router::new()
+        .route("/backups", get(api::list).post(api::create))
+        .route("/backups/detail", get(api::detail))
+        .route("/backups/import_record", post(api::import))
+        .route("/backups/{id}", get(api::show).put(api::update).delete(api::delete))
+        .route("/backups/{id}/restore", post(api::restore))
+        .route("/backups/{id}/export_record", get(api::export))
+        .route("/backups/{id}/action", post(api::act))
+}
+
+fn transfers() -> Router<BlockApi> {
+    use transfer::api;
+    let mut router = Router::new();
+    for path in ["/os-volume-transfer", "/volume-transfers"] {
+        router = router
+            .route(path, get(api::list).post(api::create))
+            .route(&format!("{path}/detail"), get(api::detail))
+            .route(&format!("{path}/{{id}}"), get(api::show).delete(api::delete))
+            .route(&format!("{path}/{{id}}/accept"), post(api::accept));
+    }
+    router
+}
+
+fn groups() -> Router<BlockApi> {
+    Router::new()
+        .route("/group_types", get(group_type::api::list).post(group_type::api::create))
+        .route(
+            "/group_types/{id}",
+            get(group_type::api::show)
+                .put(group_type::api::update)
+                .delete(group_type::api::delete),
+        )
+        .route(
+            "/group_types/{id}/group_specs",
+            get(group_type::api::list_specs).post(group_type::api::merge_specs),
+        )
+        .route(
+            "/group_types/{id}/group_specs/{key}",
+            get(group_type::api::show_spec)
+                .put(group_type::api::set_spec)
+                .delete(group_type::api::remove_spec),
+        )
+        .route("/groups", get(group::api::list).post(group::api::create))
+        .route("/groups/detail", get(group::api::detail))
+        .route("/groups/action", post(group::api::create_from))
+        .route("/groups/{id}", get(group::api::show).put(group::api::update))
+        .route("/groups/{id}/action", post(group::api::act))
+        .route(
+            "/group_snapshots",
+            get(group_snapshot::api::list).post(group_snapshot::api::create),
+        )
+        .route("/group_snapshots/detail", get(group_snapshot::api::detail))
+        .route(
+            "/group_snapshots/{id}",
+            get(group_snapshot::api::show).delete(group_snapshot::api::delete),
+        )
+        .route("/group_snapshots/{id}/action", post(group_snapshot::api::act))
+}
+
+fn manageable() -> Router<BlockApi> {
+    use manage::api;
+    let mut router = Router::new();
+    for path in ["/os-volume-manage", "/manageable_volumes"] {
+        router = router
+            .route(path, get(api::volumes).post(api::manage_volume))
+            .route(&format!("{path}/{{word}}"), get(api::detail));
+    }
+    for path in ["/os-snapshot-manage", "/manageable_snapshots"] {
+        router = router
+            .route(path, get(api::snapshots).post(api::manage_snapshot))
+            .route(&format!("{path}/{{word}}"), get(api::detail));
+    }
+    router
+}
+
 fn types() -> Router<BlockApi> {
     use volume_type::{api, specs};
     Router::new()
@@ -185,8 +269,8 @@ fn operations() -> Router<BlockApi> {
         .route("/extensions", get(versions::extensions))
         .route("/extensions/{alias}", get(versions::extension))
         .route("/resource_filters", get(service::resource_filters))
-        .route("/messages", get(service::messages))
-        .route("/messages/{id}", get(service::message).delete(service::message))
+        .route("/messages", get(message::api::list))
+        .route("/messages/{id}", get(message::api::show).delete(message::api::delete))
         .route("/clusters", get(service::clusters))
         .route("/clusters/detail", get(service::clusters))
         .route("/workers/cleanup", post(service::clean_up))

@@ -4,8 +4,10 @@
 //! leaves a file that nobody names, which [`run`] sweeps away, and a volume that is still on its way, which is taken up
 //! again. Nothing is remembered here.
 
+mod backup;
 mod freeze;
 mod make;
+mod manage;
 mod work;
 
 use std::{sync::Arc, time::Duration};
@@ -19,7 +21,9 @@ use uuid::Uuid;
 use crate::{
     driver::{BackEnd, BackEndError, LayerFile},
     layer::{self, Layer, LayerSpec},
+    message::{self, Action, MessageSpec},
     snapshot::{Snapshot, SnapshotState},
+    vault::Vault,
     volume::{Source, Task, Volume, VolumeState},
 };
 
@@ -32,6 +36,8 @@ pub struct Options {
     pub host: String,
     /// What keeps the bytes.
     pub back_end: Arc<dyn BackEnd>,
+    /// What keeps the bytes of backups.
+    pub vault: Arc<dyn Vault>,
     /// Image bytes as local files.
     pub images: Arc<dyn Cache>,
     /// Takes files as the bytes of images; none where volumes cannot become images.
@@ -50,9 +56,11 @@ pub async fn run(store: &Store, options: Options, group: &TaskGroup) -> Result<(
         store: store.clone(),
         options,
     });
+    control.forget_taken().await?;
     follow_volumes(&control, group);
     follow_snapshots(&control, group);
     remove_layers(&control, group);
+    backup::follow(&control, group);
     Ok(())
 }
 
@@ -96,7 +104,7 @@ fn follow_volumes(control: &Arc<Control>, group: &TaskGroup) {
 
 fn follow_snapshots(control: &Arc<Control>, group: &TaskGroup) {
     let store = control.store.clone();
-    let waiting = SnapshotState::Creating.as_str();
+    let waiting = [SnapshotState::Creating.as_str(), SnapshotState::Unmanaging.as_str()];
     let controller = Controller::<Key>::new("snapshots")
         .workers(4)
         .resync(Duration::from_secs(60));
@@ -118,12 +126,9 @@ fn follow_snapshots(control: &Arc<Control>, group: &TaskGroup) {
         }
     });
     let all = move || {
-        store
-            .cache::<Snapshot>()
-            .by("state", waiting)
-            .iter()
-            .map(|s| s.key())
-            .collect()
+        let snapshots = store.cache::<Snapshot>();
+        let waiting = waiting.iter().flat_map(|state| snapshots.by("state", state));
+        waiting.map(|snapshot| snapshot.key()).collect()
     };
     let control = Arc::clone(control);
     controller.run(group, all, move |key| {
@@ -202,6 +207,8 @@ impl Control {
             (VolumeState::Reverting, Some(Task::Revert { snapshot })) => self.revert(&volume, snapshot).await,
             (VolumeState::Uploading, Some(Task::Upload { image, format })) => self.upload(&volume, image, format).await,
             (VolumeState::Downloading, Some(Task::Reimage { image })) => self.reimage(&volume, image).await,
+            (VolumeState::Unmanaging, Some(Task::Unmanage)) => self.leave(&volume).await,
+            (VolumeState::Restoring, Some(Task::Restore { backup })) => self.restore(&volume, backup).await,
             _ => return Ok(Next::Done),
         };
         match worked {
@@ -220,6 +227,19 @@ impl Control {
         let Some(snapshot) = self.store.get::<Snapshot>(key) else {
             return Ok(Next::Done);
         };
+        let alone = match (snapshot.status.state, &snapshot.spec.file) {
+            (SnapshotState::Unmanaging, _) => Some(self.leave_snapshot(&snapshot).await),
+            (SnapshotState::Creating, Some(name)) => Some(self.take_snapshot(&snapshot, name).await),
+            _ => None,
+        };
+        match alone {
+            Some(Err(ControlError::BackEnd(error))) => {
+                self.fail_snapshot(key, &error.to_string()).await?;
+                return Ok(Next::Done);
+            }
+            Some(done) => return done.map(|()| Next::Done),
+            None => {}
+        }
         if snapshot.status.state != SnapshotState::Creating || snapshot.status.layer.is_some() {
             return Ok(Next::Done);
         }
@@ -307,31 +327,81 @@ impl Control {
         );
         let failed = match volume.status.state {
             VolumeState::Extending => VolumeState::ErrorExtending,
-            VolumeState::Uploading => volume.status.settled(),
+            VolumeState::Uploading | VolumeState::Unmanaging => volume.status.settled(),
+            VolumeState::Restoring => VolumeState::ErrorRestoring,
             _ => VolumeState::Error,
         };
-        self.change(&volume.key(), |volume| {
-            volume.status.state = failed;
-            volume.status.task = None;
-            volume.status.fault = Some(reason.to_owned());
-        })
-        .await
+        let (action, detail) = what_failed(volume, reason);
+        let key = volume.key();
+        self.store
+            .transact::<(), StoreError>(Self::cause(), |tx| {
+                let Some(now) = tx.get::<Volume>(&key) else {
+                    return Ok(());
+                };
+                let mut new = (*now).clone();
+                new.status.state = failed;
+                new.status.task = None;
+                new.status.fault = Some(reason.to_owned());
+                tx.update(&now, new)?;
+                let spec = MessageSpec {
+                    resource: "VOLUME".to_owned(),
+                    about: key.name.clone(),
+                    action,
+                    detail: detail.to_owned(),
+                    text: reason.to_owned(),
+                    request: now.status.request.clone(),
+                };
+                message::tell(tx, &key.project, spec)
+            })
+            .await?;
+        Ok(())
     }
 
     async fn fail_snapshot(&self, key: &Key, reason: &str) -> Result<(), ControlError> {
         warn!(snapshot = key.name, reason, "could not make a snapshot");
-        let failed = self
-            .store
-            .modify::<Snapshot, StoreError>(key, Self::cause(), |snapshot| {
-                snapshot.status.state = SnapshotState::Error;
-                snapshot.status.fault = Some(reason.to_owned());
-                Ok(())
-            });
-        match failed.await {
-            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.store
+            .transact::<(), StoreError>(Self::cause(), |tx| {
+                let Some(now) = tx.get::<Snapshot>(key) else {
+                    return Ok(());
+                };
+                let mut new = (*now).clone();
+                new.status.state = SnapshotState::Error;
+                new.status.fault = Some(reason.to_owned());
+                tx.update(&now, new)?;
+                let spec = MessageSpec {
+                    resource: "VOLUME_SNAPSHOT".to_owned(),
+                    about: key.name.clone(),
+                    action: Action::Snapshot,
+                    detail: message::UNKNOWN.to_owned(),
+                    text: reason.to_owned(),
+                    request: String::new(),
+                };
+                message::tell(tx, &key.project, spec)
+            })
+            .await?;
+        Ok(())
     }
+}
+
+/// What was being done to a volume when it failed, and Cinder's number of why.
+fn what_failed(volume: &Resource<Volume>, reason: &str) -> (Action, &'static str) {
+    let detail = if reason == make::NO_BACK_END {
+        message::NO_BACK_END
+    } else {
+        message::UNKNOWN
+    };
+    let action = match (volume.status.state, &volume.spec.source) {
+        (VolumeState::Extending, _) => Action::Extend,
+        (VolumeState::Uploading, _) => Action::Upload,
+        (VolumeState::Reverting, _) => Action::Revert,
+        (VolumeState::Downloading, _) => Action::Reimage,
+        (VolumeState::Unmanaging, _) => Action::Unmanage,
+        (VolumeState::Creating, Source::File(_)) => Action::Manage,
+        (VolumeState::Restoring, _) | (VolumeState::Creating, Source::Backup(_)) => Action::Restore,
+        (VolumeState::Creating, Source::Image(_)) if detail == message::UNKNOWN => Action::Download,
+        _ => Action::Allocate,
+    };
+    (action, detail)
 }
 
 /// A transaction's answer to a world that is not what it was decided on: look again.

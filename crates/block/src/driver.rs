@@ -33,6 +33,15 @@ pub struct Capacity {
     pub free: u64,
 }
 
+/// A file of the host that is no layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Its name.
+    pub name: String,
+    /// The size of the disk that it is.
+    pub bytes: u64,
+}
+
 /// Why a back end could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BackEndError {
@@ -92,6 +101,18 @@ pub trait BackEnd: Send + Sync {
     /// Writes all of a layer and what it stands on into a new file, in the format that QEMU calls `format`.
     async fn export(&self, layer: LayerFile, into: &Path, format: &str) -> Result<(), BackEndError>;
 
+    /// Files of the host that are no layers and can become some.
+    async fn strangers(&self) -> Result<Vec<Stranger>, BackEndError>;
+
+    /// Makes a layer of such a file, without copying where that can be; the file stays until it is forgotten.
+    async fn adopt(&self, uid: Uuid, name: &str) -> Result<LayerFile, BackEndError>;
+
+    /// Removes such a file.
+    async fn forget(&self, name: &str) -> Result<(), BackEndError>;
+
+    /// Writes all of a layer and what it stands on into such a file.
+    async fn leave(&self, layer: LayerFile, name: &str) -> Result<(), BackEndError>;
+
     /// Removes a layer.
     async fn remove(&self, layer: LayerFile) -> Result<(), BackEndError>;
 
@@ -106,4 +127,14 @@ pub trait BackEnd: Send + Sync {
 
     /// How much room there is.
     fn capacity(&self) -> Capacity;
+}
+
+/// Does what waits for a disk beside the runtime.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackEndError> + Send + 'static,
+) -> Result<T, BackEndError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }

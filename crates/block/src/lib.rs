@@ -7,12 +7,20 @@
 
 pub mod api;
 pub mod attachment;
+pub mod backup;
 pub mod control;
 pub mod driver;
+pub mod group;
+pub mod group_snapshot;
+pub mod group_type;
 pub mod layer;
+pub mod manage;
+pub mod message;
 pub mod qos;
 pub mod quota;
 pub mod snapshot;
+pub mod transfer;
+pub mod vault;
 pub mod volume;
 pub mod volume_type;
 mod words;
@@ -20,6 +28,7 @@ mod words;
 use madang_store::StoreBuilder;
 
 pub use attachment::{AttachState, Attachment, AttachmentSpec, AttachmentStatus, Device};
+pub use backup::{Backup, BackupSpec, BackupState, BackupStatus};
 pub use layer::{Layer, LayerFormat, LayerSpec, LayerStatus};
 pub use qos::{Consumer, QosSpecs};
 pub use quota::Quota;
@@ -33,6 +42,9 @@ pub fn register(store: &mut StoreBuilder) {
     store
         .kind::<Quota>()
         .kind::<DefaultType>()
+        .kind::<message::Message>()
+        .kind::<transfer::Transfer>()
+        .kind::<group_snapshot::GroupSnapshot>()
         .kind::<madang_image::Image>();
     store.rule::<QosSpecs>(qos::rules::admit);
     store.rule::<VolumeType>(volume_type::rules::admit);
@@ -40,4 +52,7 @@ pub fn register(store: &mut StoreBuilder) {
     store.rule::<Volume>(volume::rules::admit);
     store.rule::<Snapshot>(snapshot::rules::admit);
     store.rule::<Attachment>(attachment::rules::admit);
+    store.rule::<group_type::GroupType>(group_type::admit);
+    store.rule::<group::Group>(group::admit);
+    store.rule::<Backup>(backup::rules::admit);
 }

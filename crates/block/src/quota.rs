@@ -19,6 +19,12 @@ pub const VOLUMES: &str = "volumes";
 pub const SNAPSHOTS: &str = "snapshots";
 /// GiB of volumes and snapshots.
 pub const GIGABYTES: &str = "gigabytes";
+/// Backups.
+pub const BACKUPS: &str = "backups";
+/// GiB of the volumes that backups are of.
+pub const BACKUP_GIGABYTES: &str = "backup_gigabytes";
+/// Groups of volumes.
+pub const GROUPS: &str = "groups";
 /// The most GiB of one volume.
 pub const PER_VOLUME: &str = "per_volume_gigabytes";
 
@@ -28,9 +34,9 @@ pub const DEFAULTS: &[(&str, i64)] = &[
     (PER_VOLUME, -1),
     (SNAPSHOTS, 10),
     (GIGABYTES, 1000),
-    ("backups", 10),
-    ("backup_gigabytes", 1000),
-    ("groups", 10),
+    (BACKUPS, 10),
+    (BACKUP_GIGABYTES, 1000),
+    (GROUPS, 10),
 ];
 /// The resources that are counted by type, too.
 pub const BY_TYPE: &[&str] = &[VOLUMES, GIGABYTES, SNAPSHOTS];
@@ -132,13 +138,20 @@ pub fn over_quota(error: StoreError) -> StoreError {
             "SnapshotLimitExceeded",
             format!("SnapshotLimitExceeded: Maximum number of snapshots allowed ({limit}) exceeded"),
         ),
-        "backups" => (
+        BACKUPS => (
             "BackupLimitExceeded",
             format!("BackupLimitExceeded: Maximum number of backups allowed ({limit}) exceeded"),
         ),
-        "groups" => (
+        GROUPS => (
             "GroupLimitExceeded",
             format!("GroupLimitExceeded: Maximum number of groups allowed ({limit}) exceeded"),
+        ),
+        BACKUP_GIGABYTES => (
+            "VolumeBackupSizeExceedsAvailableQuota",
+            format!(
+                "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota. \
+                 Requested {requested}G, quota is {limit}G and {used}G has been consumed."
+            ),
         ),
         _ => (
             "VolumeSizeExceedsAvailableQuota",

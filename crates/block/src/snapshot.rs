@@ -59,6 +59,9 @@ pub struct SnapshotSpec {
     /// The group snapshot it is part of.
     #[serde(default)]
     pub group_snapshot: Option<String>,
+    /// The file of the host that it is to be.
+    #[serde(default)]
+    pub file: Option<String>,
 }
 
 words! {

@@ -103,6 +103,8 @@ pub enum Source {
     Volume(String),
     /// A backup's bytes.
     Backup(String),
+    /// A file of the host, by its name.
+    File(String),
 }
 
 impl Source {
@@ -110,7 +112,7 @@ impl Source {
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::Blank => None,
-            Self::Image(id) | Self::Snapshot(id) | Self::Volume(id) | Self::Backup(id) => Some(id),
+            Self::Image(id) | Self::Snapshot(id) | Self::Volume(id) | Self::Backup(id) | Self::File(id) => Some(id),
         }
     }
 }
@@ -162,6 +164,8 @@ words! {
         Reverting = "reverting",
         /// A file of the host becomes a volume.
         Managing = "managing",
+        /// Its bytes are left to the host.
+        Unmanaging = "unmanaging",
         /// It could not.
         ErrorManaging = "error_managing",
     }
@@ -203,6 +207,13 @@ pub enum Task {
         /// Its id.
         image: String,
     },
+    /// Leave its bytes to the host, and go.
+    Unmanage,
+    /// Become as a backup is.
+    Restore {
+        /// Its id.
+        backup: String,
+    },
 }
 
 /// What is seen of a volume.
@@ -236,6 +247,9 @@ pub struct VolumeStatus {
     /// What went wrong last, for the user.
     #[serde(default)]
     pub fault: Option<String>,
+    /// The request that asked for what is being done, for the message should it fail. Written by the rule of volumes.
+    #[serde(default)]
+    pub request: String,
     /// What Cinder says of migrations.
     #[serde(default)]
     pub migration: Option<String>,

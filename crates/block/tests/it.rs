@@ -3,7 +3,11 @@
 
 #[path = "it/api.rs"]
 mod api;
+#[path = "it/backups.rs"]
+mod backups;
 #[path = "it/bytes.rs"]
 mod bytes;
 #[path = "it/cloud.rs"]
 mod cloud;
+#[path = "it/hands.rs"]
+mod hands;

@@ -10,7 +10,7 @@ use madang_http::{Failure, Json, Microversion, Query, json};
 use madang_identity::Caller;
 use serde_json::{Map, Value, json};
 
-use super::{BlockApi, ZONE, listing, micros, since};
+use super::{BlockApi, ZONE, micros, since};
 use crate::{snapshot::Snapshot, volume::Volume};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -23,7 +23,7 @@ pub(super) async fn zones(_: Caller) -> Response {
 
 impl BlockApi {
     /// `host@back-end`, as Cinder names a service of a host.
-    fn volume_host(&self) -> String {
+    pub(crate) fn volume_host(&self) -> String {
         format!("{}@{}", self.host, self.back_end.name())
     }
 
@@ -94,6 +94,15 @@ pub(super) async fn act(
     let said = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
     let (host, binary) = (said("host"), said("binary"));
     let binary = if binary.is_empty() { said("service") } else { binary };
+    let known = api
+        .services()
+        .into_iter()
+        .any(|(name, on)| (binary.is_empty() || name == binary) && (host.is_empty() || on == host));
+    if !known && matches!(action.as_str(), "enable" | "disable" | "disable-log-reason") {
+        return Err(Failure::not_found(format!(
+            "Service {binary} could not be found on host {host}."
+        )));
+    }
     match action.as_str() {
         "enable" => {}
         "get-log" | "set-log" if version >= Microversion(3, 32) => {
@@ -111,15 +120,6 @@ pub(super) async fn act(
             return Err(Failure::invalid(message));
         }
         _ => return Err(Failure::not_found("Unknown action")),
-    }
-    let known = api
-        .services()
-        .into_iter()
-        .any(|(name, on)| (binary.is_empty() || name == binary) && on == host);
-    if !known {
-        return Err(Failure::not_found(format!(
-            "Service {binary} could not be found on host {host}."
-        )));
     }
     let shown = json!({
         "host": host, "service": binary, "binary": binary, "disabled": false, "status": "enabled", "disabled_reason": null,
@@ -300,62 +300,6 @@ pub(super) async fn resource_filters(_: Caller, version: Microversion, query: Qu
         .map(|(resource, filters)| json!({ "resource": resource, "filters": filters }))
         .collect();
     Ok(json(StatusCode::OK, &json!({ "resource_filters": shown })))
-}
-
-/// What went wrong with a caller's volumes, as messages for users.
-fn messages_of(api: &BlockApi, caller: &Caller, query: &Query) -> Vec<Value> {
-    let volumes = listing::visible(api.store.cache::<Volume>(), caller, query);
-    let failed = volumes
-        .iter()
-        .filter_map(|volume| Some((volume, volume.status.fault.as_ref()?)));
-    failed
-        .map(|(volume, fault)| {
-            let id = volume.metadata.uid;
-            json!({
-                "id": id,
-                "event_id": "VOLUME_VOLUME_001_001",
-                "user_message": fault,
-                "message_level": "ERROR",
-                "resource_type": "VOLUME",
-                "resource_uuid": volume.name(),
-                "request_id": null,
-                "created_at": micros(volume.metadata.updated),
-                "guaranteed_until": micros(volume.metadata.updated),
-                "links": [],
-            })
-        })
-        .collect()
-}
-
-/// `GET /messages`.
-pub(super) async fn messages(
-    State(api): State<BlockApi>,
-    caller: Caller,
-    version: Microversion,
-    query: Query,
-) -> Result<Response, Failure> {
-    since(version, 3)?;
-    caller.enforce_in("message:get_all", caller.project()?)?;
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "messages": messages_of(&api, &caller, &query) }),
-    ))
-}
-
-/// `GET /messages/{id}`.
-pub(super) async fn message(
-    State(api): State<BlockApi>,
-    caller: Caller,
-    version: Microversion,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    since(version, 3)?;
-    caller.enforce_in("message:get", caller.project()?)?;
-    let found = messages_of(&api, &caller, &Query::default())
-        .into_iter()
-        .find(|message| message["id"] == id);
-    let found = found.ok_or_else(|| Failure::not_found(format!("Message {id} could not be found.")))?;
-    Ok(json(StatusCode::OK, &json!({ "message": found })))
 }
 
 /// `GET /clusters`: none, since the back end is one process.

@@ -6,6 +6,12 @@ use super::{
 };
 use crate::volume::{GIB, rules::image_metadata};
 use madang_image::Image;
+use madang_store::{StoreError, Tx};
+
+use crate::{
+    backup::{Backup, BackupState},
+    volume_type::VolumeType,
+};
 
 /// A layer that a volume is to stand on.
 pub(super) struct Base {
@@ -15,9 +21,26 @@ pub(super) struct Base {
     new: Option<LayerSpec>,
 }
 
+/// What Cinder says where no back end gives what a type asks for.
+pub(super) const NO_BACK_END: &str = "Could not find any available weighted backend.";
+
+impl Base {
+    /// A layer that is new to the store.
+    pub(super) fn new(uid: Uuid, file: LayerFile, spec: LayerSpec) -> Self {
+        Self {
+            uid,
+            file,
+            new: Some(spec),
+        }
+    }
+}
+
 impl Control {
     /// Makes a volume's first layer.
     pub(super) async fn make(&self, volume: &Resource<Volume>) -> Result<Progress, ControlError> {
+        if !self.gives_what_is_asked(volume) {
+            return Err(BackEndError::Broken(NO_BACK_END.to_owned()).into());
+        }
         let base = match &volume.spec.source {
             Source::Blank => None,
             Source::Image(id) => Some(self.image_base(volume, id).await?),
@@ -29,11 +52,13 @@ impl Control {
                 Some(uid) => Some(self.old_base(uid)?),
                 None => return self.wait_for_source(volume, id).await,
             },
-            Source::Backup(_) => {
-                return Err(BackEndError::Broken("there are no backups to make a volume of".to_owned()).into());
-            }
+            Source::Backup(id) => Some(self.backup_base(id).await?),
+            Source::File(name) => Some(self.file_base(name).await?),
         };
         self.put(volume, base, VolumeState::Creating).await?;
+        if let Source::File(name) = &volume.spec.source {
+            self.options.back_end.forget(name).await?;
+        }
         info!(volume = volume.name(), "made");
         Ok(Progress::Done)
     }
@@ -81,10 +106,34 @@ impl Control {
             {
                 new.spec.image_metadata = image_metadata(&image);
             }
+            let restored = match (&now.status.task, &now.spec.source) {
+                (Some(Task::Restore { backup }), _) => {
+                    take_words(tx, &mut new, backup);
+                    Some(backup)
+                }
+                (None, Source::Backup(id)) if during == VolumeState::Creating => Some(id),
+                _ => None,
+            };
             new.status.settle();
-            tx.update(&now, new).map(|_| ())
+            tx.update(&now, new)?;
+            restored.map_or(Ok(()), |id| end_restore(tx, id))
         })
         .await
+    }
+
+    /// Whether the back end gives what a volume's type asks for. Keys of another scope are for others.
+    fn gives_what_is_asked(&self, volume: &Resource<Volume>) -> bool {
+        let of_type = volume.spec.volume_type.as_ref();
+        let of_type = of_type.and_then(|id| self.store.cache::<VolumeType>().by_name(id));
+        let specs = of_type.as_ref().map(|of_type| &of_type.spec.extra_specs);
+        specs.into_iter().flatten().all(|(key, wanted)| {
+            let key = match key.split_once(':') {
+                Some(("capabilities", key)) => key,
+                Some(_) => return true,
+                None => key,
+            };
+            capability(self.options.back_end.name(), key).is_some_and(|is| fits(&is, wanted))
+        })
     }
 
     fn old_base(&self, uid: Uuid) -> Result<Base, BackEndError> {
@@ -161,5 +210,75 @@ impl Control {
         layers
             .into_iter()
             .find(|layer| layer.spec.host == *host && layer.spec.back_end == back_end && layer.status.holders > 0)
+    }
+}
+
+/// What the back end says of itself where types may ask for it; none for what says nothing of a back end.
+fn capability(back_end: &str, key: &str) -> Option<String> {
+    Some(match key {
+        "volume_backend_name" | "storage_protocol" => back_end.to_owned(),
+        "vendor_name" => "madang".to_owned(),
+        "driver_version" => env!("CARGO_PKG_VERSION").to_owned(),
+        "thin_provisioning_support" | "QoS_support" | "multiattach" => "True".to_owned(),
+        "thick_provisioning_support" | "replication_enabled" | "compression_support" | "deduplication_support" => {
+            "False".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// Whether a capability is what a type asks for: `<is> True`, `<in> part`, `<or> a <or> b`, `s== x`, or the words themselves.
+fn fits(is: &str, wanted: &str) -> bool {
+    let wanted = wanted.trim();
+    if let Some(wanted) = wanted.strip_prefix("<is>") {
+        return madang_http::parse_bool(wanted.trim()).unwrap_or(false) == madang_http::parse_bool(is).unwrap_or(false);
+    }
+    if let Some(wanted) = wanted.strip_prefix("<in>") {
+        return is.contains(wanted.trim());
+    }
+    if wanted.starts_with("<or>") {
+        return wanted.split("<or>").any(|one| one.trim() == is);
+    }
+    wanted.strip_prefix("s==").unwrap_or(wanted).trim() == is
+}
+
+/// A restored volume says of itself what the one that was backed up said.
+fn take_words(tx: &Tx<'_>, volume: &mut Resource<Volume>, backup: &str) {
+    let Some(backup) = tx.store().cache::<Backup>().by_name(backup) else {
+        return;
+    };
+    let of = &backup.spec.of;
+    volume.spec.metadata.extend(of.metadata.clone());
+    volume.spec.image_metadata.clone_from(&of.image_metadata);
+    volume.spec.is_bootable = of.is_bootable;
+}
+
+/// The backup has given its bytes.
+fn end_restore(tx: &mut Tx<'_>, backup: &str) -> Result<(), StoreError> {
+    let known = tx.store().cache::<Backup>().by_name(backup);
+    let Some(known) = known.and_then(|known| tx.get::<Backup>(&known.key())) else {
+        return Ok(());
+    };
+    if known.status.state != BackupState::Restoring {
+        return Ok(());
+    }
+    let mut free = (*known).clone();
+    free.status.state = BackupState::Available;
+    tx.update(&known, free).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn types_ask_in_many_ways() {
+        for wanted in ["file", "<in> fil", "<or> nfs <or> file", "s== file"] {
+            assert!(fits("file", wanted), "{wanted}");
+        }
+        for wanted in ["nfs", "<in> nfs", "<or> nfs", "s== nfs", ""] {
+            assert!(!fits("file", wanted), "{wanted}");
+        }
+        assert!(fits("True", "<is> true") && !fits("False", "<is> True"));
     }
 }

@@ -4,6 +4,7 @@
 //! layers/<uid>.qcow2   a layer; what it stands on is named relative to it
 //! layers/<uid>.raw     an image that is plain bytes, hard-linked from the host's image cache
 //! scratch/             files on their way elsewhere
+//! unmanaged/           files of the host that can become volumes, and what volumes were left as
 //! ```
 //! Making a layer writes a few kilobytes, whatever its size. Files belong to root, mode 0600; a guest gets descriptors.
 //! A file has its final name only when it is whole and durable.
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 use madang_host::process::Command;
 use uuid::Uuid;
 
-use super::{BackEnd, BackEndError, Capacity, LayerFile};
+use super::{BackEnd, BackEndError, Capacity, LayerFile, Stranger, blocking};
 use crate::layer::LayerFormat;
 
 /// A size is changed in the file's header.
@@ -34,6 +35,8 @@ const SLOW: Duration = Duration::from_secs(6 * 3600);
 const ADDRESS_SPACE: u64 = 4 << 30;
 /// `RLIMIT_AS` of Linux. Source: getrlimit(2).
 const RLIMIT_AS: u32 = 9;
+/// What ends the name of a file that is not whole.
+const PARTIAL: &str = ".part";
 const REMEDY: &str = "install it with `apt-get install qemu-utils`";
 
 /// Layers as files below a directory.
@@ -47,7 +50,7 @@ impl FileBackEnd {
     /// # Errors
     /// When it cannot be made.
     pub fn open(directory: &Path) -> Result<Self, BackEndError> {
-        for below in ["layers", "scratch"] {
+        for below in ["layers", "scratch", "unmanaged"] {
             let path = directory.join(below);
             DirBuilder::new()
                 .recursive(true)
@@ -62,6 +65,10 @@ impl FileBackEnd {
 
     fn layers(&self) -> PathBuf {
         self.directory.join("layers")
+    }
+
+    fn unmanaged(&self) -> PathBuf {
+        self.directory.join("unmanaged")
     }
 
     fn file(&self, layer: LayerFile) -> PathBuf {
@@ -98,6 +105,28 @@ impl FileBackEnd {
     }
 }
 
+/// The name of a file in a directory, and nothing that leads out of it.
+fn plain_name(name: &str) -> Result<&str, BackEndError> {
+    let is_plain = !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.') && name.len() < 250;
+    is_plain
+        .then_some(name)
+        .ok_or_else(|| BackEndError::Broken(format!("{name:?} is not the name of a file")))
+}
+
+/// What a file of the host is, and how large the disk is that it holds.
+fn look(path: &Path) -> Result<(LayerFormat, u64), BackEndError> {
+    let broken = || BackEndError::io(format!("look at {}", path.display()));
+    let about = fs::symlink_metadata(path).map_err(broken())?;
+    if !about.is_file() {
+        return Err(BackEndError::Broken(format!("{} is not a file", path.display())));
+    }
+    if !qcow2::is_one(path)? {
+        return Ok((LayerFormat::Raw, about.len()));
+    }
+    qcow2::check_alone(path)?;
+    Ok((LayerFormat::Qcow2, qcow2::size(path)?))
+}
+
 fn file_name(layer: LayerFile) -> String {
     let ending = layer.format.as_str();
     format!("{}.{ending}", layer.uid)
@@ -105,15 +134,6 @@ fn file_name(layer: LayerFile) -> String {
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BackEndError> + Send + 'static,
-) -> Result<T, BackEndError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
 }
 
 /// Runs `qemu-img` where it can neither take all memory nor gain rights.
@@ -238,6 +258,57 @@ impl BackEnd for FileBackEnd {
             fs::set_permissions(&into, Permissions::from_mode(0o600))
                 .and_then(|()| File::open(&into)?.sync_all())
                 .map_err(BackEndError::io(format!("write {}", into.display())))
+        })
+        .await
+    }
+
+    async fn strangers(&self) -> Result<Vec<Stranger>, BackEndError> {
+        let directory = self.unmanaged();
+        blocking(move || {
+            let broken = || BackEndError::io(format!("look through {}", directory.display()));
+            let mut known = Vec::new();
+            for entry in fs::read_dir(&directory).map_err(broken())? {
+                let entry = entry.map_err(broken())?;
+                let is_file = entry.file_type().map_err(broken())?.is_file();
+                let Ok(name) = entry.file_name().into_string() else {
+                    continue;
+                };
+                if is_file && !name.ends_with(PARTIAL) {
+                    let (_, bytes) = look(&entry.path())?;
+                    known.push(Stranger { name, bytes });
+                }
+            }
+            Ok(known)
+        })
+        .await
+    }
+
+    async fn adopt(&self, uid: Uuid, name: &str) -> Result<LayerFile, BackEndError> {
+        let path = self.unmanaged().join(plain_name(name)?);
+        let from = path.clone();
+        let (format, _) = blocking(move || look(&from)).await?;
+        self.take_image(uid, &path, format.as_str()).await
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), BackEndError> {
+        let path = self.unmanaged().join(plain_name(name)?);
+        blocking(move || match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(BackEndError::io(format!("remove {}", path.display()))(error))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn leave(&self, layer: LayerFile, name: &str) -> Result<(), BackEndError> {
+        let path = self.unmanaged().join(plain_name(name)?);
+        let partial = self.unmanaged().join(format!("{name}{PARTIAL}"));
+        self.export(layer, &partial, "qcow2").await?;
+        blocking(move || {
+            fs::rename(&partial, &path)
+                .and_then(|()| sync_parent(&path))
+                .map_err(BackEndError::io(format!("write {}", path.display())))
         })
         .await
     }

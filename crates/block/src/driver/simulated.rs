@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{BackEnd, BackEndError, Capacity, LayerFile};
+use super::{BackEnd, BackEndError, Capacity, LayerFile, Stranger};
 use crate::layer::LayerFormat;
 
 /// Remembers which layers there are.
 #[derive(Default)]
 pub struct SimulatedBackEnd {
     layers: Mutex<HashSet<Uuid>>,
+    left: Mutex<HashSet<String>>,
 }
 
 impl SimulatedBackEnd {
@@ -65,6 +66,29 @@ impl BackEnd for SimulatedBackEnd {
 
     async fn export(&self, _: LayerFile, into: &Path, _: &str) -> Result<(), BackEndError> {
         std::fs::write(into, b"simulated").map_err(BackEndError::io(format!("write {}", into.display())))
+    }
+
+    async fn strangers(&self) -> Result<Vec<Stranger>, BackEndError> {
+        let left = self.left.lock().clone();
+        let stranger = |name| Stranger { name, bytes: 1 << 30 };
+        Ok(left.into_iter().map(stranger).collect())
+    }
+
+    async fn adopt(&self, uid: Uuid, name: &str) -> Result<LayerFile, BackEndError> {
+        if !self.left.lock().contains(name) {
+            return Err(BackEndError::Broken(format!("there is no file {name}")));
+        }
+        Ok(self.make(uid))
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), BackEndError> {
+        self.left.lock().remove(name);
+        Ok(())
+    }
+
+    async fn leave(&self, _: LayerFile, name: &str) -> Result<(), BackEndError> {
+        self.left.lock().insert(name.to_owned());
+        Ok(())
     }
 
     async fn remove(&self, layer: LayerFile) -> Result<(), BackEndError> {

@@ -21,6 +21,7 @@ use crate::{
         listing::{self, dictionary, has_all},
         member, micros, text, updated, volume_for,
     },
+    manage,
     volume::{
         Volume, VolumeState,
         api::{actions::only_member, metadata_schema, name_schema},
@@ -87,7 +88,7 @@ pub(crate) async fn edit(
         .map_err(|Refusal(failure)| failure)
 }
 
-fn view(snapshot: &Resource<Snapshot>, version: Microversion, caller: &Caller, is_full: bool) -> Value {
+pub(crate) fn view(snapshot: &Resource<Snapshot>, version: Microversion, caller: &Caller, is_full: bool) -> Value {
     let (spec, status) = (&snapshot.spec, &snapshot.status);
     let mut shown = json!({
         "id": snapshot.name(),
@@ -371,7 +372,7 @@ pub async fn act(
         }
         "os-unmanage" => {
             enforce(&caller, "snapshot_extension:snapshot_unmanage", project)?;
-            remove(&api.store, &caller, &snapshot, false).await?;
+            manage::leave_snapshot(&api.store, &caller, &snapshot).await?;
         }
         other => return Err(Failure::invalid(format!("There is no such action: {other}"))),
     }

@@ -1,7 +1,7 @@
 //! `/volumes`: parse, call a verb, render.
 
 pub mod actions;
-mod filter;
+pub(crate) mod filter;
 pub mod metadata;
 pub mod view;
 
@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::{Source, Volume, VolumeSpec, verbs};
 use crate::{
     api::{BlockApi, accepted, enforce, listing, member, since, text, volume_for},
+    backup, group,
     snapshot::Snapshot,
     volume_type::{self, VolumeType},
 };
@@ -239,7 +240,13 @@ pub async fn create(
     let project = caller.project()?.to_owned();
     enforce(&caller, "volume:create", &project)?;
     let spec = wanted(&api, &caller, &project, version, member(&body, "volume")?)?;
-    let volume = verbs::create(&api.store, &caller, &project, &spec).await?;
+    let volume = match &spec.source {
+        Source::Backup(id) => {
+            let backup = backup::api::backup_for(&api, &caller, id, "backup:restore")?;
+            backup::verbs::restore_new(&api.store, &caller, &backup, spec.clone()).await?
+        }
+        _ => verbs::create(&api.store, &caller, &project, &spec).await?,
+    };
     let look = view::Look {
         api: &api,
         caller: &caller,
@@ -280,6 +287,11 @@ fn wanted(
     let volume_type = chosen
         .map(|name| open_type(&api.store, caller, project, &name))
         .transpose()?;
+    let group = said(body, "group_id").filter(|_| version >= Microversion(3, 13));
+    let type_id = volume_type.as_ref().map(|chosen| chosen.name());
+    let group = group
+        .map(|id| group::api::group_of(api, caller, &id, type_id))
+        .transpose()?;
     let zone = said(body, "availability_zone").unwrap_or_else(|| crate::api::ZONE.to_owned());
     if zone != crate::api::ZONE {
         let message = format!("Availability zone '{zone}' is invalid.");
@@ -295,6 +307,7 @@ fn wanted(
         availability_zone: zone,
         volume_type: volume_type.map(|chosen| chosen.name().to_owned()),
         source,
+        group,
         metadata: metadata
             .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
             .collect(),

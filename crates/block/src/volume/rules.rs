@@ -8,9 +8,11 @@ use madang_store::{Delta, Key, Kind as _, Op, Resource, StoreError, Tx};
 
 use super::{Source, Task, Volume, VolumeState};
 use crate::{
+    backup::{Backup, BackupState},
     layer,
     quota::{self, GIGABYTES, VOLUMES},
     snapshot::{Snapshot, SnapshotState},
+    transfer::Transfer,
 };
 
 /// The rule of volumes.
@@ -23,6 +25,7 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Volume>) -> Result<(), StoreErro
                 new.status.is_moving = false;
                 return Ok(());
             }
+            tx.cause().request.as_ref().clone_into(&mut new.status.request);
             origin::complete(tx, new)?;
             let deltas = usage(tx, new, 1);
             tx.add(new.project(), quota::COUNTERS, deltas);
@@ -31,6 +34,9 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Volume>) -> Result<(), StoreErro
             new.status.layer.map_or(Ok(()), |uid| layer::hold(tx, uid))
         }
         Op::Update { old, new } => {
+            if old.status.task != new.status.task && new.status.task.is_some() {
+                tx.cause().request.as_ref().clone_into(&mut new.status.request);
+            }
             recount(tx, old, new);
             if is_waiting(old) && !is_waiting(new) {
                 count_clone(tx, new, -1)?;
@@ -49,6 +55,9 @@ pub(crate) fn admit(tx: &mut Tx<'_>, op: Op<'_, Volume>) -> Result<(), StoreErro
                 return Ok(());
             }
             origin::check_free(old)?;
+            for transfer in tx.store().cache::<Transfer>().by("volume", old.name()) {
+                tx.delete(&transfer)?;
+            }
             if is_waiting(old) {
                 count_clone(tx, old, -1)?;
             }
@@ -140,12 +149,25 @@ fn hand_over(tx: &mut Tx<'_>, old: &Resource<Volume>, new: &Resource<Volume>) ->
         based.status.next_layer = Some(before);
         tx.update(&clone, based)?;
     }
+    for backup in tx.store().cache::<Backup>().by("volume", new.name()) {
+        let Some(backup) = tx.get::<Backup>(&backup.key()) else {
+            continue;
+        };
+        let is_waiting = backup.status.state == BackupState::Creating && backup.status.layer.is_none();
+        if !is_waiting || backup.spec.snapshot.is_some() || backup.metadata.is_deleting() {
+            continue;
+        }
+        let mut made = (*backup).clone();
+        made.status.layer = Some(before);
+        tx.update(&backup, made)?;
+    }
     let waiting = tx.store().cache::<Snapshot>().by("volume", new.name());
     for snapshot in waiting {
         let Some(snapshot) = tx.get::<Snapshot>(&snapshot.key()) else {
             continue;
         };
-        if snapshot.status.state != SnapshotState::Creating || snapshot.status.layer.is_some() {
+        let is_waiting = snapshot.status.state == SnapshotState::Creating && snapshot.status.layer.is_none();
+        if !is_waiting || snapshot.spec.file.is_some() {
             continue;
         }
         let mut made = (*snapshot).clone();

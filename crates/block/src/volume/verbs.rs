@@ -83,7 +83,7 @@ pub async fn delete(store: &Store, caller: &Caller, volume: &Resource<Volume>, h
     deleted.await.map_err(|Refusal(failure)| failure)
 }
 
-fn delete_in(tx: &mut Tx<'_>, volume: &Resource<Volume>, how: Deletion) -> Result<(), Refusal> {
+pub(crate) fn delete_in(tx: &mut Tx<'_>, volume: &Resource<Volume>, how: Deletion) -> Result<(), Refusal> {
     let may_go = matches!(
         volume.status.state,
         VolumeState::Available
@@ -114,7 +114,9 @@ fn delete_in(tx: &mut Tx<'_>, volume: &Resource<Volume>, how: Deletion) -> Resul
             if !deletable && !how.force {
                 return Err(Failure::invalid("Invalid volume: Failed to update snapshot.").into());
             }
-            tx.delete(&snapshot)?;
+            if snapshot.project() == volume.project() {
+                tx.delete(&snapshot)?;
+            }
         }
     }
     if let Some(volume) = tx.get::<Volume>(&volume.key()) {
@@ -133,7 +135,7 @@ fn end_attachments(tx: &mut Tx<'_>, volume: &Resource<Volume>) -> Result<(), Ref
     Ok(())
 }
 
-fn invalid_state(message: String) -> Failure {
+pub(crate) fn invalid_state(message: String) -> Failure {
     Failure::invalid(format!("Invalid volume: {message}"))
 }
 
@@ -297,7 +299,14 @@ pub async fn detach(
             }
             return Ok(());
         };
-        end(tx, &attachment, is_forced)
+        end(tx, &attachment, is_forced)?;
+        // An admin may have said another state meanwhile.
+        if is_forced && let Some(volume) = tx.get::<Volume>(&key) {
+            let mut free = (*volume).clone();
+            free.status.settle();
+            tx.update(&volume, free)?;
+        }
+        Ok(())
     });
     detached.await.map_err(|Refusal(failure)| failure)
 }
@@ -325,6 +334,8 @@ pub fn end(tx: &mut Tx<'_>, attachment: &Resource<Attachment>, is_forced: bool) 
 pub async fn revert(store: &Store, caller: &Caller, volume: &Resource<Volume>, snapshot: Option<&str>) -> Done {
     let id = volume.name();
     let mut snapshots = store.cache::<Snapshot>().by("volume", id);
+    // A transfer may have left some with the donor.
+    snapshots.retain(|snapshot| snapshot.project() == volume.project());
     snapshots.sort_by_key(|snapshot| snapshot.metadata.created);
     let Some(newest) = snapshots.pop() else {
         return Err(Failure::invalid(format!("Volume {id} doesn't have any snapshots.")));

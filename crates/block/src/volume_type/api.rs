@@ -217,10 +217,13 @@ pub async fn update(
         found.spec.is_public = is_public.unwrap_or(found.spec.is_public);
         Ok(())
     });
-    Ok(json(
-        StatusCode::OK,
-        &json!({ "volume_type": view(&caller, &*changed.await?, version) }),
-    ))
+    let mut shown = view(&caller, &*changed.await?, version);
+    if let Some(members) = shown.as_object_mut() {
+        for unsaid in ["qos_specs_id", "os-volume-type-access:is_public"] {
+            members.remove(unsaid);
+        }
+    }
+    Ok(json(StatusCode::OK, &json!({ "volume_type": shown })))
 }
 
 /// `DELETE /types/{id}`.

@@ -11,7 +11,7 @@ use crate::cloud::Cloud;
 const PLACES: u64 = 4;
 
 impl Cloud {
-    fn top(&self, volume: &str) -> std::path::PathBuf {
+    pub fn top(&self, volume: &str) -> std::path::PathBuf {
         let volume = self.store.cache::<Volume>().by_name(volume).unwrap();
         let uid = volume.status.layer.unwrap();
         let format = self.store.get::<Layer>(&layer::key(uid)).unwrap().spec.format;
@@ -28,11 +28,16 @@ impl Cloud {
         output.status.success() && !said.contains("verification failed") && !said.contains("rror")
     }
 
-    fn write(&self, volume: &str, place: u64, pattern: u8) {
+    pub fn write(&self, volume: &str, place: u64, pattern: u8) {
         assert!(self.io(volume, &format!("write -P {pattern} {place}M 4k")));
     }
 
-    fn check(&self, volume: &str, wanted: &[u8], what: &str) {
+    /// Whether a pattern is where volumes begin.
+    pub fn reads(&self, volume: &str, pattern: u8) -> bool {
+        self.io(volume, &format!("read -P {pattern} 0 4k"))
+    }
+
+    pub fn check(&self, volume: &str, wanted: &[u8], what: &str) {
         for (place, pattern) in wanted.iter().enumerate() {
             assert!(
                 self.io(volume, &format!("read -P {pattern} {place}M 4k")),

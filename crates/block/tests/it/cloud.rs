@@ -14,6 +14,7 @@ use madang_block::{
     api::BlockApi,
     control::Options,
     driver::{BackEnd, file::FileBackEnd},
+    vault::{DirectoryVault, Vault},
 };
 use madang_control::TaskGroup;
 use madang_http::Metrics;
@@ -85,9 +86,11 @@ impl Cloud {
         std::fs::write(&file, vec![0x55; 1 << 20]).unwrap();
         let image = make_image(&store).await;
         let back_end: Arc<dyn BackEnd> = Arc::new(FileBackEnd::open(&dir.path().join("volumes")).unwrap());
+        let vault: Arc<dyn Vault> = Arc::new(DirectoryVault::open(&dir.path().join("backups")).unwrap());
         let options = Options {
             host: "here".to_owned(),
             back_end: Arc::clone(&back_end),
+            vault: Arc::clone(&vault),
             images: Arc::new(OneFile(file)),
             intake: None,
         };
@@ -98,6 +101,7 @@ impl Cloud {
             store: store.clone(),
             host: "here".to_owned(),
             back_end: Arc::clone(&back_end),
+            vault,
         };
         // Who asks is put there by `call_as`.
         let router = madang_block::api::router(api, &Metrics::new(), |router| {

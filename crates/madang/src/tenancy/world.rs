@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{Router, body::Body};
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
-use madang_block::{api::BlockApi, driver::file::FileBackEnd};
+use madang_block::{api::BlockApi, driver::file::FileBackEnd, vault::DirectoryVault};
 use madang_control::TaskGroup;
 use madang_http::{Health, Metrics, Trail};
 use madang_store::Prefix;
@@ -85,6 +85,7 @@ impl World {
             store: cloud.store.clone(),
             host: HOST.to_owned(),
             back_end: Arc::new(FileBackEnd::open(&data.join("volumes")).unwrap()),
+            vault: Arc::new(DirectoryVault::open(&data.join("backups")).unwrap()),
         };
         let options = config.compute.options();
         let app = cloud.router(

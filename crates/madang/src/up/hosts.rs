@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use madang_block::{api::BlockApi, driver::file::FileBackEnd};
+use madang_block::{api::BlockApi, driver::file::FileBackEnd, vault::DirectoryVault};
 use madang_compute::{
     Phase, Power, Server,
     agent::{AgentOptions, ConfigDriveFormat, Ground, HostFacts, facts},
@@ -170,10 +170,12 @@ pub async fn drivers(data: &DataDir, host: &Host, group: &TaskGroup) -> anyhow::
 /// When their directory cannot be made.
 pub fn block(cloud: &Cloud, data: &DataDir, host: &Host) -> anyhow::Result<BlockApi> {
     let back_end = FileBackEnd::open(&data.join("volumes")).context("could not open the volumes' directory")?;
+    let vault = DirectoryVault::open(&data.join("backups")).context("could not open the backups' directory")?;
     Ok(BlockApi {
         store: cloud.store.clone(),
         host: host.name.clone(),
         back_end: Arc::new(back_end),
+        vault: Arc::new(vault),
     })
 }
 
@@ -186,6 +188,7 @@ pub async fn start_volumes(cloud: &Cloud, block: BlockApi, group: &TaskGroup) ->
     let options = madang_block::control::Options {
         host: block.host,
         back_end: block.back_end,
+        vault: block.vault,
         images: Arc::new(images),
         intake: Some(Arc::new(LocalIntake::new(Arc::clone(&cloud.library)))),
     };

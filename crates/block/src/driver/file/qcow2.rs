@@ -55,6 +55,17 @@ pub(super) fn head(size: u64, base: Option<(&str, &str)>) -> (Vec<u8>, u64) {
     (bytes, clusters * CLUSTER)
 }
 
+/// Whether a file begins as one.
+pub(super) fn is_one(path: &Path) -> Result<bool, BackEndError> {
+    let mut magic = [0; MAGIC.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    match read {
+        Ok(()) => Ok(magic == *MAGIC),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(BackEndError::io(format!("read {}", path.display()))(error)),
+    }
+}
+
 fn read_header(path: &Path) -> Result<[u8; HEADER_BYTES as usize], BackEndError> {
     let mut header = [0; HEADER_BYTES as usize];
     let mut file = File::open(path).map_err(BackEndError::io(format!("open {}", path.display())))?;

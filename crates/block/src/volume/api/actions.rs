@@ -17,6 +17,7 @@ use super::{open_type, size_schema, whole};
 use crate::{
     api::{BlockApi, accepted, enforce, failure, flag, metadata as pairs, since, text, updated, volume_for},
     attachment::Attachment,
+    manage,
     volume::{Task, Volume, VolumeState, verbs},
     volume_type::VolumeType,
 };
@@ -205,6 +206,11 @@ impl Action<'_> {
             "os-show_image_metadata" => {
                 self.enforce("volume_extension:volume_image_metadata:show")?;
                 Ok(pairs::answer(&self.volume.spec.image_metadata))
+            }
+            "os-unmanage" => {
+                self.enforce("volume_extension:volume_unmanage")?;
+                manage::leave_volume(&self.api.store, self.caller, &self.volume).await?;
+                Ok(accepted())
             }
             "os-migrate_volume" | "os-migrate_volume_completion" => {
                 self.enforce("volume_extension:volume_admin_actions:migrate_volume")?;

@@ -19,7 +19,7 @@ fn invalid(reason: &'static str, message: String) -> StoreError {
 /// Fills in what was not said, from what it begins as and its type, and refuses what does not fit.
 pub(super) fn complete(tx: &mut Tx<'_>, new: &mut Resource<Volume>) -> Result<(), StoreError> {
     match new.spec.source.clone() {
-        Source::Blank | Source::Backup(_) => {}
+        Source::Blank | Source::Backup(_) | Source::File(_) => {}
         Source::Image(id) => from_image(tx, new, &id)?,
         Source::Snapshot(id) => from_snapshot(tx, new, &id)?,
         Source::Volume(id) => from_volume(tx, new, &id)?,
@@ -88,6 +88,12 @@ fn from_image(tx: &Tx<'_>, new: &mut Resource<Volume>, id: &str) -> Result<(), S
         return Err(invalid("InvalidInput", message));
     }
     new.spec.is_bootable = true;
+    if new.spec.volume_type.is_none()
+        && let Some(name) = image.spec.properties.get("cinder_img_volume_type")
+        && let Some(of_type) = volume_type::find(tx.store(), name).filter(|found| found.spec.is_open_to(new.project()))
+    {
+        new.spec.volume_type = Some(of_type.name().to_owned());
+    }
     let said = std::mem::take(&mut new.spec.image_metadata);
     new.spec.image_metadata = image_metadata(&image);
     new.spec.image_metadata.extend(said);
