@@ -11,12 +11,12 @@ use madang_block::{
 };
 use madang_control::Next;
 use madang_host::workload::{Disk, DiskFormat, DiskKind, DiskSource, Driver, DriverError, State};
-use madang_store::{Key, Resource, StoreError};
+use madang_store::{Cause, Key, Resource, StoreError};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{Agent, AgentError, filing, host_of};
-use crate::server::{Server, volumes};
+use crate::server::{Server, action, volumes};
 
 const GIB: u64 = 1 << 30;
 /// A server that waits for its volumes is looked at again after this, changed or not.
@@ -259,23 +259,7 @@ impl Agent {
                 .grow_disk(server.metadata.uid, &disk, u64::from(size_gib) * GIB)
                 .await;
             let failed = grown.err().map(|error| error.to_string());
-            self.change_volume(server, volume, |volume| {
-                if volume.status.state != VolumeState::Extending {
-                    return;
-                }
-                match &failed {
-                    None => {
-                        volume.spec.size_gib = size_gib;
-                        volume.status.settle();
-                    }
-                    Some(reason) => {
-                        volume.status.state = VolumeState::ErrorExtending;
-                        volume.status.task = None;
-                        volume.status.fault = Some(reason.clone());
-                    }
-                }
-            })
-            .await?;
+            self.grown(server, volume, size_gib, failed).await?;
         }
         let Some(next) = volume.status.next_layer else {
             return Ok(());
@@ -293,6 +277,49 @@ impl Agent {
             Err(DriverError::Unsupported { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Writes down that a volume has grown, or could not; the server's users see it among what was done to it.
+    async fn grown(
+        &self,
+        server: &Resource<Server>,
+        volume: &Resource<Volume>,
+        size_gib: u32,
+        failed: Option<String>,
+    ) -> Result<(), AgentError> {
+        let asked = Cause {
+            request: volume.status.request.as_str().into(),
+            ..filing::cause(host_of(server))
+        };
+        let (key, at) = (volume.key(), server.key());
+        self.store
+            .transact::<(), StoreError>(asked, |tx| {
+                let Some(now) = tx.get::<Volume>(&key) else {
+                    return Ok(());
+                };
+                if now.status.state != VolumeState::Extending {
+                    return Ok(());
+                }
+                let mut new = (*now).clone();
+                match &failed {
+                    None => {
+                        new.spec.size_gib = size_gib;
+                        new.status.settle();
+                    }
+                    Some(reason) => {
+                        new.status.state = VolumeState::ErrorExtending;
+                        new.status.task = None;
+                        new.status.fault = Some(reason.clone());
+                    }
+                }
+                tx.update(&now, new)?;
+                match tx.get::<Server>(&at) {
+                    Some(server) => action::note(tx, &server, "extend_volume", failed.clone()),
+                    None => Ok(()),
+                }
+            })
+            .await?;
+        Ok(())
     }
 
     /// Writes down that a volume goes on in the layer that was offered.
