@@ -13,12 +13,13 @@ use madang_store::{Key, Kind, Metadata, Op, Resource, Store, StoreBuilder, Store
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ExternalGateway, Network, NetworkSpec, Port, Router, RouterSpec, Subnet,
+    ExternalGateway, Network, NetworkSpec, Port, Router, RouterSpec, Subnet, SubnetPool, SubnetSpec,
     lookup::find,
     refusal,
     router::interfaces,
     seed::{seeded_with, subnet_of},
     subnet::rules as subnets,
+    subnet_pool::rules as pools,
 };
 
 /// The kind of records: one of a project, called `auto`.
@@ -72,11 +73,31 @@ pub(crate) fn register(builder: &mut StoreBuilder) {
     });
 }
 
-/// The external network that is the default one, and the range of what is made.
+/// The ranges of a project's subnets by version of IP: cut from the default pools, as in Neutron, or else the private one.
+fn ranges(
+    tx: &mut Tx<'_>,
+    private: Option<IpNet>,
+    project: &str,
+) -> Result<Vec<(u8, IpNet, Option<String>)>, StoreError> {
+    let mut ranges = Vec::new();
+    for version in [4, 6] {
+        let pools = tx.store().cache::<SubnetPool>().by("default", &version.to_string());
+        if let Some(pool) = pools.iter().find_map(|pool| tx.get::<SubnetPool>(&pool.key())) {
+            let range = pools::cut(tx, &pool, pools::Wanted::Any(None), project)?;
+            ranges.push((version, range, Some(pool.name().to_owned())));
+        }
+    }
+    if ranges.is_empty() {
+        ranges.extend(private.map(|range| (4, range, None)));
+    }
+    Ok(ranges)
+}
+
+/// The external network that is the default one, and the range of what is made where there are no default pools.
 ///
 /// # Errors
 /// `AutoAllocationFailure` where either is missing.
-fn requirements(store: &Store) -> Result<(Arc<Resource<Network>>, IpNet), StoreError> {
+fn requirements(store: &Store) -> Result<(Arc<Resource<Network>>, Option<IpNet>), StoreError> {
     let missing = |what: &str| {
         let message = format!("Deployment error: {what}.");
         refusal::conflict("AutoAllocationFailure", message)
@@ -85,19 +106,34 @@ fn requirements(store: &Store) -> Result<(Arc<Resource<Network>>, IpNet), StoreE
     let outside = outside.into_iter().find(|network| network.spec.is_default);
     let outside = outside.ok_or_else(|| missing("No default router:external network"))?;
     let range = seeded_with(store).map(|options| options.private);
-    Ok((outside, range.ok_or_else(|| missing("No default pools available"))?))
+    let has_pools = ["4", "6"]
+        .iter()
+        .any(|version| store.cache::<SubnetPool>().count_by("default", version) > 0);
+    if range.is_none() && !has_pools {
+        return Err(missing("No default pools available"));
+    }
+    Ok((outside, range))
 }
 
 fn make(tx: &mut Tx<'_>, record: &mut Resource<AutoTopology>) -> Result<(), StoreError> {
-    let (outside, range) = requirements(tx.store())?;
+    let (outside, private) = requirements(tx.store())?;
     let project = record.project().to_owned();
     let network = NetworkSpec {
         name: "auto_allocated_network".into(),
         ..NetworkSpec::default()
     };
     let network = tx.create(Resource::<Network>::new(Metadata::with_id(&project), network))?;
-    let subnet = subnet_of("auto_allocated_subnet_v4", &network, range);
-    let subnet = subnets::create(tx, Resource::<Subnet>::new(Metadata::with_id(&project), subnet))?;
+    let mut made = Vec::new();
+    for (version, range, pool) in ranges(tx, private, &project)? {
+        let spec = SubnetSpec {
+            subnetpool_id: pool,
+            ..subnet_of(&format!("auto_allocated_subnet_v{version}"), &network, range)
+        };
+        made.push(subnets::create(
+            tx,
+            Resource::<Subnet>::new(Metadata::with_id(&project), spec),
+        )?);
+    }
     let router = RouterSpec {
         name: "auto_allocated_router".into(),
         description: String::new(),
@@ -115,10 +151,13 @@ fn make(tx: &mut Tx<'_>, record: &mut Resource<AutoTopology>) -> Result<(), Stor
         tags: Vec::new(),
     };
     let router = tx.create(Resource::<Router>::new(Metadata::with_id(&project), router))?;
-    interfaces::add_subnet(tx, &router, &subnet)?;
+    for subnet in &made {
+        let router = find::<Router>(tx, router.name()).unwrap_or_else(|| Arc::clone(&router));
+        interfaces::add_subnet(tx, &router, subnet)?;
+    }
     record.status = AutoTopologyStatus {
         network: network.name().to_owned(),
-        subnet: subnet.name().to_owned(),
+        subnet: made.first().map(|subnet| subnet.name().to_owned()).unwrap_or_default(),
         router: router.name().to_owned(),
     };
     Ok(())

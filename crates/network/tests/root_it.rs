@@ -22,5 +22,7 @@ mod root_quality;
 mod root_route;
 #[path = "root_it/trunk.rs"]
 mod root_trunk;
+#[path = "root_it/version6.rs"]
+mod root_version6;
 #[path = "root_it/vlan.rs"]
 mod root_vlan;

@@ -314,11 +314,13 @@ fn place(wanted: &Edge) -> Place {
                 .flat_map(|link| link.addresses.iter().copied())
                 .collect(),
             has_dhcp: true,
+            speaks: Vec::new(),
         },
-        Role::Router { networks, .. } => Place {
+        Role::Router { networks, speaks, .. } => Place {
             networks: networks.clone(),
             addresses: vec![single(METADATA)],
             has_dhcp: false,
+            speaks: speaks.clone(),
         },
     }
 }

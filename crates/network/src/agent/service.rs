@@ -1,6 +1,9 @@
-//! What answers guests in an edge: DHCP, names and metadata at a network's service point, metadata alone in a router, for
-//! guests that send everything there because they do not take routes from DHCP.
+//! What answers guests in an edge: DHCP, names and metadata at a network's service point; in a router metadata, for guests
+//! that send everything there because they do not take routes from DHCP, and what makes IPv6 work: advertisements and
+//! DHCPv6.
 
+mod advert;
+pub(super) mod advice;
 mod answer;
 mod dhcp;
 mod lease;
@@ -45,6 +48,8 @@ pub(super) struct Place {
     pub addresses: Vec<IpNet>,
     /// Whether DHCP is answered, too.
     pub has_dhcp: bool,
+    /// Links of a router at which it tells guests of itself, with its port there.
+    pub speaks: Vec<(String, String)>,
 }
 
 /// The running tasks.
@@ -65,6 +70,9 @@ impl Service {
                     dhcp::start(&context, network, netns, &started.group).await?;
                 }
                 names::start(&context, &started.place, netns, &started.group).await?;
+            }
+            for (link, port) in &started.place.speaks {
+                advert::start(&context, link, port, netns, &started.group).await?;
             }
             metadata::start(&context, netns, &started.group).await
         };

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     filter, names,
     ruleset::Ruleset,
+    service::advice,
     tagging::Tag,
     translate,
     view::{NetworkView, RouterView, View},
@@ -109,6 +110,8 @@ pub(crate) enum Role {
         floating: Vec<Key>,
         /// Ids of its inner networks.
         networks: Vec<String>,
+        /// Links whose guests it tells of itself, with its ports there.
+        speaks: Vec<(String, String)>,
         /// Outside addresses with the inside ones they lead to.
         translated: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
     },
@@ -342,13 +345,20 @@ fn router(view: &View, router: &RouterView) -> Edge {
     let mut links = BTreeMap::new();
     let mut ports = Vec::new();
     let mut networks = Vec::new();
+    let mut speaks = Vec::new();
     for port in &router.interfaces {
         let network = &view.networks[&port.spec.network_id];
         if network.network.spec.admin_state_up && port.spec.admin_state_up {
-            links.insert(
-                device_name(names::INTERFACE, port.metadata.uid),
-                edge_link(network, port, names::ROUTER),
-            );
+            let name = device_name(names::INTERFACE, port.metadata.uid);
+            let subnets = port
+                .spec
+                .fixed_ips
+                .iter()
+                .filter_map(|ip| network.subnet(&ip.subnet_id));
+            if subnets.into_iter().any(|subnet| advice::is_spoken_of(&subnet.spec)) {
+                speaks.push((name.clone(), port.name().to_owned()));
+            }
+            links.insert(name, edge_link(network, port, names::ROUTER));
             ports.push(port.key());
             networks.push(port.spec.network_id.clone());
         }
@@ -379,6 +389,7 @@ fn router(view: &View, router: &RouterView) -> Edge {
             router: router.router.key(),
             floating,
             networks,
+            speaks,
             translated: gateway(view, router)
                 .map(|_| translated(router).collect())
                 .unwrap_or_default(),
