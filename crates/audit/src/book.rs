@@ -7,6 +7,9 @@ mod filter;
 
 use std::{
     borrow::Cow,
+    fs::{self, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -78,9 +81,38 @@ pub enum BookError {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// Its file.
+    #[error("could not make the audit trail at {path}")]
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// An event that cannot be read or written as JSON.
     #[error("an event of the audit trail is not what it should be")]
     Event(#[from] serde_json::Error),
+}
+
+/// Makes the file for its owner's eyes only; SQLite's further files take after it. One that an earlier version made open to
+/// all is closed.
+fn private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    for ending in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(ending);
+        match fs::set_permissions(&file, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A connection to the book.
@@ -95,6 +127,10 @@ impl Book {
     /// # Errors
     /// When the file cannot be used.
     pub fn open(path: &Path) -> Result<Self, BookError> {
+        private(path).map_err(|source| BookError::File {
+            path: path.to_owned(),
+            source,
+        })?;
         let open = || {
             let connection = Connection::open(path)?;
             connection.busy_timeout(BUSY)?;

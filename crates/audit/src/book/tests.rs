@@ -46,6 +46,23 @@ fn book() -> (tempfile::TempDir, Book) {
 }
 
 #[test]
+fn only_its_owner_may_read_it() {
+    let (scratch, mut book) = book();
+    book.add(&[event(1, "ann", "p", "servers:create", 202)]).unwrap();
+    let modes = || -> Vec<u32> {
+        let entries = fs::read_dir(scratch.path()).unwrap();
+        let mode = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777;
+        entries.map(mode).collect()
+    };
+    assert_eq!(modes(), [0o600; 3], "the book and SQLite's log and index of it");
+    for entry in fs::read_dir(scratch.path()).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), Permissions::from_mode(0o644)).unwrap();
+    }
+    let _again = Book::open(&scratch.path().join("audit.db")).unwrap();
+    assert_eq!(modes(), [0o600; 3], "an earlier version made it open to all");
+}
+
+#[test]
 fn what_is_written_is_read_as_it_was() {
     let (scratch, mut book) = book();
     let events = [
