@@ -173,6 +173,7 @@ impl Cloud {
             back_end: Arc::new(madang_block::driver::simulated::SimulatedBackEnd::default()),
             images: Arc::new(NoBytes),
             intake: None,
+            vault: Arc::new(madang_block::vault::DirectoryVault::open(&dir.path().join("backups")).unwrap()),
         };
         madang_block::control::run(&store, volumes, &group).await.unwrap();
 

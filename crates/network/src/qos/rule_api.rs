@@ -64,7 +64,7 @@ fn usual(name: &str) -> Value {
 
 /// A sort's word and attributes as a rule: what a request says, over what was said before or else is usual.
 fn read(word: &str, attributes: &[Attribute], body: &Body, before: Option<&QosRule>) -> Result<QosRule, Stop> {
-    let mut members = before.map(|before| view_all(before)).unwrap_or_default();
+    let mut members = before.map(view_all).unwrap_or_default();
     members.insert("type".to_owned(), word.into());
     for name in attributes.iter().map(|attribute| attribute.name) {
         match body.get(name) {
