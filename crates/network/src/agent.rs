@@ -36,7 +36,7 @@ mod service;
 mod simulated;
 mod status;
 mod tagging;
-mod translate;
+pub(crate) mod translate;
 mod view;
 pub(crate) mod wanted;
 

@@ -7,7 +7,7 @@ pub(crate) mod rules;
 
 use std::net::IpAddr;
 
-use madang_store::{Indexes, Kind};
+use madang_store::{Indexes, Kind, Resource};
 use serde::{Deserialize, Serialize};
 
 pub use forwarding::PortForwarding;
@@ -32,6 +32,7 @@ impl Kind for FloatingIp {
                     .map(|one| one.internal_port_id.clone())
                     .collect()
             })
+            .on("qos", |r| r.spec.qos_policy_id.iter().cloned().collect())
             .on("address", |r| vec![r.spec.address.to_string()])
     }
 }
@@ -63,6 +64,9 @@ pub struct FloatingIpSpec {
     /// The router that translates.
     #[serde(default)]
     pub router_id: Option<String>,
+    /// The policy that limits what goes through it.
+    #[serde(default)]
+    pub qos_policy_id: Option<String>,
     /// Its DNS domain and name; kept and shown.
     #[serde(default)]
     pub dns_domain: String,
@@ -77,7 +81,17 @@ pub struct FloatingIpSpec {
 /// What is seen of a floating address. Written by the network agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FloatingIpStatus {
-    /// Whether the translation is in place.
+    /// Whether the translation is in place, or was when the agent last said so: see [`is_active`].
     #[serde(default)]
     pub is_active: bool,
+    /// The inside address that it leads to there.
+    #[serde(default)]
+    pub inside: Option<IpAddr>,
+}
+
+/// Whether an address leads where it was asked to.
+pub(crate) fn is_active(floating: &Resource<FloatingIp>) -> bool {
+    let (spec, status) = (&floating.spec, &floating.status);
+    let leads_on = spec.port_id.is_some() || !spec.port_forwardings.is_empty();
+    status.is_active && leads_on && status.inside == spec.fixed_ip_address
 }

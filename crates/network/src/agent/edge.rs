@@ -21,7 +21,10 @@ use super::{
     status::Wiring,
     wanted::{Edge, METADATA, Outside, Role, single},
 };
-use crate::driver::{EdgeSpace, FabricSpace};
+use crate::{
+    FloatingIpStatus,
+    driver::{EdgeSpace, FabricSpace},
+};
 
 /// Edges made at a time.
 const AT_A_TIME: usize = 4;
@@ -161,7 +164,11 @@ impl EdgeAgent {
             ports.extend(edge.ports.iter().map(|port| (port.clone(), wiring.clone())));
             if let Role::Router { router, floating, .. } = &edge.role {
                 routers.push((router.clone(), failure));
-                addresses.extend(floating.iter().map(|key: &Key| (key.clone(), result.is_ok())));
+                let is_active = result.is_ok();
+                addresses.extend(floating.iter().map(|(key, inside): &(Key, Option<IpAddr>)| {
+                    let inside = *inside;
+                    (key.clone(), FloatingIpStatus { is_active, inside })
+                }));
             }
         }
         status::ports(&self.store, &self.host, ports).await?;

@@ -14,7 +14,7 @@
 //!
 //! What must always hold: a port's device that is not known here passes nothing.
 
-mod quality;
+pub(super) mod quality;
 mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -206,6 +206,7 @@ fn router() -> RouterView {
         fixed_ip_address: Some("10.1.0.5".parse().unwrap()),
         port_forwardings: vec![],
         router_id: Some(id(ROUTER, 1).to_string()),
+        qos_policy_id: None,
         dns_domain: String::new(),
         dns_name: String::new(),
         tags: vec![],

@@ -4,7 +4,7 @@ use madang_store::{Cause, Key, Kind, Resource, Store, StoreError};
 use tracing::debug;
 
 use super::names;
-use crate::{FloatingIp, Port, PortStatus, Router};
+use crate::{FloatingIp, FloatingIpStatus, Port, PortStatus, Router};
 
 /// Writes in one transaction. More gain little, and all are decided anew when one of them collides.
 const AT_A_TIME: usize = 256;
@@ -94,15 +94,15 @@ pub(super) async fn routers(store: &Store, outcomes: Vec<(Key, Option<String>)>)
     .await
 }
 
-/// Writes whether floating addresses are translated.
-pub(super) async fn floating(store: &Store, outcomes: Vec<(Key, bool)>) -> Result<(), StoreError> {
-    let news = outcomes.into_iter().filter(|(key, is_active)| {
+/// Writes whether floating addresses are translated, and into what.
+pub(super) async fn floating(store: &Store, outcomes: Vec<(Key, FloatingIpStatus)>) -> Result<(), StoreError> {
+    let news = outcomes.into_iter().filter(|(key, status)| {
         store
             .get::<FloatingIp>(key)
-            .is_some_and(|floating| floating.status.is_active != *is_active)
+            .is_some_and(|floating| floating.status != *status)
     });
-    write::<FloatingIp, _>(store, &news.collect::<Vec<_>>(), |floating, is_active| {
-        floating.status.is_active = *is_active;
+    write::<FloatingIp, _>(store, &news.collect::<Vec<_>>(), |floating, status| {
+        floating.status.clone_from(status);
     })
     .await
 }

@@ -9,15 +9,19 @@ use std::net::IpAddr;
 use madang_host::instance::device_name;
 
 use super::{
+    filter::quality,
     meter, names,
     ruleset::{Ruleset, Set, Table},
     view::{RouterView, View},
     wanted::{gateway, translated},
 };
-use crate::PortForwarding;
+use crate::{Direction, PortForwarding, Says};
 
 /// The table.
 const TABLE: &str = "ip madang";
+
+/// The table that keeps floating addresses to their policies.
+pub(crate) const LIMITS: &str = "inet madang_limits";
 
 /// The table that keeps address scopes apart.
 const SCOPES: &str = "inet madang_scopes";
@@ -28,10 +32,40 @@ pub(crate) fn rules(view: &View, router: &RouterView) -> Ruleset {
     if let Some(table) = walls(view, router) {
         rules.tables.insert(SCOPES, table);
     }
+    if let Some(table) = limits(view, router) {
+        rules.tables.insert(LIMITS, table);
+    }
     if let Some(table) = meter::table(view, router) {
         rules.tables.insert(meter::TABLE, table);
     }
     rules
+}
+
+/// What the policies of floating addresses limit; none where there are none. Marks are for ports alone, as in Neutron.
+fn limits(view: &View, router: &RouterView) -> Option<Table> {
+    let (port, _) = gateway(view, router)?;
+    let link = device_name(names::GATEWAY, port.metadata.uid);
+    let mut lines = Vec::new();
+    for floating in &router.floating {
+        let (Some(rules), Some(inner)) = (view.qos.get(floating.name()), floating.spec.fixed_ip_address) else {
+            continue;
+        };
+        for (way, matching) in [
+            (Direction::Egress, format!("oifname \"{link}\" ip saddr {inner}")),
+            (Direction::Ingress, format!("iifname \"{link}\" ip daddr {inner}")),
+        ] {
+            let limits = rules.iter().filter(|says| !matches!(says, Says::DscpMarking { .. }));
+            let limits = limits.flat_map(|says| quality::compile(says, way));
+            lines.extend(limits.map(|limit| format!("{matching} {limit}")));
+        }
+    }
+    if lines.is_empty() {
+        return None;
+    }
+    let mut table = Table::default();
+    // Where inner addresses are seen both ways.
+    table.chain("limits", Some("type filter hook forward priority 5"), lines);
+    Some(table)
 }
 
 /// The address scope of a port's network, of version 4 or 6.

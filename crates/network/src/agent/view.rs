@@ -61,7 +61,7 @@ pub(crate) struct View {
     pub tags: BTreeMap<String, (Uuid, u16)>,
     /// The addresses of address groups that rules here name, by the group's id.
     pub addresses: BTreeMap<String, Vec<IpNet>>,
-    /// The rules of quality of service for ports here, by the port's id.
+    /// The rules of quality of service for ports here and floating addresses, by id.
     pub qos: BTreeMap<String, Vec<Says>>,
     /// The address scopes of networks that routers here are on, by the network's id: of version 4 and of version 6.
     pub scopes: BTreeMap<String, [Option<String>; 2]>,
@@ -142,6 +142,7 @@ impl View {
         view.read_tags(store);
         view.read_qos(store);
         view.read_routers(store);
+        view.read_qos_of_addresses(store);
         view.read_scopes(store);
         view.read_groups(store);
         view.read_addresses(store);
@@ -170,6 +171,16 @@ impl View {
             };
             let rules = policy.spec.rules.iter().map(|rule| rule.says.clone()).collect();
             self.qos.insert(port.name().to_owned(), rules);
+        }
+    }
+
+    fn read_qos_of_addresses(&mut self, store: &Store) {
+        for floating in self.routers.iter().flat_map(|router| &router.floating) {
+            let policy = floating.spec.qos_policy_id.as_ref();
+            if let Some(policy) = policy.and_then(|id| store.cache::<QosPolicy>().by_name(id)) {
+                let rules = policy.spec.rules.iter().map(|rule| rule.says.clone()).collect();
+                self.qos.insert(floating.name().to_owned(), rules);
+            }
         }
     }
 

@@ -106,8 +106,8 @@ pub(crate) enum Role {
     Router {
         /// The router.
         router: Key,
-        /// Floating addresses it translates.
-        floating: Vec<Key>,
+        /// Floating addresses it translates, with what they lead to as a whole.
+        floating: Vec<(Key, Option<IpAddr>)>,
         /// Ids of its inner networks.
         networks: Vec<String>,
         /// Links whose guests it tells of itself, with its ports there.
@@ -382,7 +382,7 @@ fn router(view: &View, router: &RouterView) -> Edge {
         .floating
         .iter()
         .filter(|ip| ip.spec.port_id.is_some() || !ip.spec.port_forwardings.is_empty())
-        .map(|ip| ip.key())
+        .map(|ip| (ip.key(), ip.spec.fixed_ip_address))
         .collect();
     Edge {
         role: Role::Router {

@@ -7,7 +7,7 @@ use madang_identity::Caller;
 use serde_json::{Value, json};
 
 /// Alias, name and description. An alias is here only when what it stands for works as a whole.
-const EXTENSIONS: [(&str, &str, &str); 74] = [
+const EXTENSIONS: [(&str, &str, &str); 77] = [
     ("agent", "agent", "The agent management extension."),
     (
         "allowed-address-pairs",
@@ -221,6 +221,17 @@ const EXTENSIONS: [(&str, &str, &str); 74] = [
         "metering_source_and_destination_fields",
         "Neutron Metering with source and destination filtering",
         "Neutron Metering extension that enables the use of source and destination filters.",
+    ),
+    ("l3-ha", "HA Router extension", "Adds HA capability to routers."),
+    (
+        "router-admin-state-down-before-update",
+        "Enforce Router's Admin State Down Before Update Extension",
+        "Ensure that the admin state of a router is down (admin_state_up=False) before updating the distributed attribute",
+    ),
+    (
+        "qos-fip",
+        "Floating IP QoS",
+        "The floating IP Quality of Service extension",
     ),
     (
         "qos-pps",

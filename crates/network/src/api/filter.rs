@@ -24,41 +24,69 @@ pub(crate) fn page(
     query: &Query,
     info: &RequestInfo,
 ) -> Result<Value, Failure> {
-    page_behind(None, collection, items, attributes, hidden, query, info)
+    let listing = Listing {
+        collection,
+        attributes,
+        hidden,
+        marker: None,
+        finish: &|_| {},
+    };
+    listing.page(items, query, info)
 }
 
-/// As [`page`], where the marker may be an item that is not shown.
-///
-/// # Errors
-/// As [`page`].
-pub(crate) fn page_behind(
-    marker: Option<Map<String, Value>>,
-    collection: &str,
-    items: Vec<Map<String, Value>>,
-    attributes: &[&'static str],
-    hidden: &[&'static str],
-    query: &Query,
-    info: &RequestInfo,
-) -> Result<Value, Failure> {
-    let known: Vec<_> = attributes.iter().chain(hidden).copied().collect();
-    let mut items = choose(items, &known, query)?;
-    items.extend(marker);
-    let keys = SortKeys::from(query, attributes, &[("id", Direction::Ascending)])?;
-    keys.sort(&mut items, |item, key| sort_value(item.get(key)));
-    let wanted = PageQuery::from(query, LimitRules::unbounded())?;
-    let mut page = wanted.cut(items, id)?;
-    let links = links(&wanted, &page.items, query, info);
-    for item in &mut page.items {
-        item.retain(|name, _| !hidden.contains(&name.as_str()));
+/// What a list is like.
+pub(crate) struct Listing<'l> {
+    /// Its name.
+    pub(crate) collection: &'l str,
+    /// What items can be filtered and sorted by.
+    pub(crate) attributes: &'l [&'static str],
+    /// What they can be filtered by and do not show.
+    pub(crate) hidden: &'l [&'static str],
+    /// An item that is not shown, which a page may start behind.
+    pub(crate) marker: Option<Map<String, Value>>,
+    /// Takes away what is not for who asks, of items that are to be shown.
+    pub(crate) finish: &'l dyn Fn(&mut Map<String, Value>),
+}
+
+impl Listing<'_> {
+    /// As [`page`].
+    ///
+    /// # Errors
+    /// As [`page`].
+    pub(crate) fn page(
+        self,
+        items: Vec<Map<String, Value>>,
+        query: &Query,
+        info: &RequestInfo,
+    ) -> Result<Value, Failure> {
+        let Self {
+            collection,
+            attributes,
+            hidden,
+            marker,
+            finish,
+        } = self;
+        let known: Vec<_> = attributes.iter().chain(hidden).copied().collect();
+        let mut items = choose(items, &known, query)?;
+        items.extend(marker);
+        let keys = SortKeys::from(query, attributes, &[("id", Direction::Ascending)])?;
+        keys.sort(&mut items, |item, key| sort_value(item.get(key)));
+        let wanted = PageQuery::from(query, LimitRules::unbounded())?;
+        let mut page = wanted.cut(items, id)?;
+        let links = links(&wanted, &page.items, query, info);
+        for item in &mut page.items {
+            finish(item);
+            item.retain(|name, _| !hidden.contains(&name.as_str()));
+        }
+        let fields = Fields::from(query);
+        let shown: Result<Vec<_>, _> = page.items.iter().map(|item| fields.select(item)).collect();
+        let mut answer = Map::new();
+        answer.insert(collection.to_owned(), Value::Array(shown?));
+        if !links.is_empty() {
+            answer.insert(format!("{collection}_links"), json!(links));
+        }
+        Ok(Value::Object(answer))
     }
-    let fields = Fields::from(query);
-    let shown: Result<Vec<_>, _> = page.items.iter().map(|item| fields.select(item)).collect();
-    let mut answer = Map::new();
-    answer.insert(collection.to_owned(), Value::Array(shown?));
-    if !links.is_empty() {
-        answer.insert(format!("{collection}_links"), json!(links));
-    }
-    Ok(Value::Object(answer))
 }
 
 /// As Neutron links: onward from every full page, whether or not something follows, and back from every page.

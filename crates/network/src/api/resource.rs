@@ -144,6 +144,11 @@ pub(crate) trait Exposed: Kind {
         body: &Body,
     ) -> Result<Arc<Resource<Self>>, Stop>;
 
+    /// Before a change is answered: waits for what nobody may find half done.
+    fn settle(_context: &Context, _old: &Resource<Self>, _new: &Resource<Self>) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Deletes one.
     fn remove(_context: &Context, tx: &mut Tx<'_>, resource: &Resource<Self>) -> Result<(), Stop> {
         Ok(tx.delete(resource)?)
@@ -241,7 +246,7 @@ async fn list<K: Exposed>(
     });
     let shown = Shown::<K>::new(&context);
     let item = |resource: &Arc<Resource<K>>| {
-        let mut item = shown.view(&context, resource);
+        let mut item = K::view(&context, resource);
         item.extend(
             K::HIDDEN
                 .iter()
@@ -257,10 +262,24 @@ async fn list<K: Exposed>(
     });
     let names = STANDARD.iter().chain(K::ATTRIBUTES).map(|attribute| attribute.name);
     let names: Vec<_> = names.collect();
-    Ok(json(
-        StatusCode::OK,
-        &filter::page_behind(hidden_marker, K::PLURAL, items, &names, K::HIDDEN, &query, &info)?,
-    ))
+    let by_id: ahash::AHashMap<&str, &Arc<Resource<K>>> =
+        found.iter().map(|resource| (resource.name(), resource)).collect();
+    // Lists are filtered by what is not shown, too, as in Neutron.
+    let finish = |item: &mut Map<String, Value>| {
+        let id = item.get("id").and_then(Value::as_str).unwrap_or_default();
+        if let Some(resource) = by_id.get(id) {
+            let resource = Arc::clone(resource);
+            shown.strip(&context, &resource, item);
+        }
+    };
+    let listing = filter::Listing {
+        collection: K::PLURAL,
+        attributes: &names,
+        hidden: K::HIDDEN,
+        marker: hidden_marker,
+        finish: &finish,
+    };
+    Ok(json(StatusCode::OK, &listing.page(items, &query, &info)?))
 }
 
 /// The caller's own project; for an admin also those that the query names.
@@ -366,6 +385,7 @@ async fn update<K: Exposed>(
         Ok::<_, Stop>(new)
     });
     let changed = changed.await?;
+    K::settle(&context, &known, &changed).await;
     let view = Shown::<K>::new(&context).view(&context, &stored(&context, &changed));
     Ok(json(StatusCode::OK, &wrapped(K::SINGULAR, Value::Object(view))))
 }
@@ -452,15 +472,21 @@ impl<K: Exposed> Shown<K> {
     /// A resource without what the caller may not see.
     pub(crate) fn view(&self, context: &Context, resource: &Resource<K>) -> Map<String, Value> {
         let mut view = K::view(context, resource);
-        if !self.restricted.is_empty() {
-            let facts = K::facts(context, resource);
-            for (name, rule) in &self.restricted {
-                if view.contains_key(*name) && !facts.allow(&context.caller, rule) {
-                    view.shift_remove(*name);
-                }
+        self.strip(context, resource, &mut view);
+        view
+    }
+
+    /// Takes away what the caller may not see.
+    fn strip(&self, context: &Context, resource: &Resource<K>, view: &mut Map<String, Value>) {
+        if self.restricted.is_empty() {
+            return;
+        }
+        let facts = K::facts(context, resource);
+        for (name, rule) in &self.restricted {
+            if view.contains_key(*name) && !facts.allow(&context.caller, rule) {
+                view.shift_remove(*name);
             }
         }
-        view
     }
 }
 

@@ -14,6 +14,7 @@ use crate::agent::{
     meter::{self, Count},
     plan::{self, EdgeIs, Step},
     ruleset::Ruleset,
+    translate,
     wanted::{Edge, Role},
 };
 
@@ -125,6 +126,7 @@ impl EdgeSpace {
                         ("ip madang", Default::default()),
                         ("inet madang_scopes", Default::default()),
                         (meter::TABLE, Default::default()),
+                        (translate::LIMITS, Default::default()),
                     ]
                     .into(),
                 }),

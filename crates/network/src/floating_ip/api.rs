@@ -3,13 +3,14 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use madang_http::Query;
 use madang_store::{Metadata, Resource, Tx};
 use serde_json::{Map, Value, json};
 
-use super::{FloatingIp, FloatingIpSpec, forwarding_api::in_address};
+use super::{FloatingIp, FloatingIpSpec, forwarding_api::in_address, is_active};
 use crate::{
     Network, Port, Subnet,
     api::{
@@ -20,6 +21,7 @@ use crate::{
         view::View,
     },
     port::api::status as port_status,
+    qos,
     refusal::{self, Missing},
 };
 
@@ -35,6 +37,7 @@ impl Exposed for FloatingIp {
             .guarded(),
         Attribute::new("port_id", convert::uuid_or_null),
         Attribute::new("fixed_ip_address", convert::ip_or_null),
+        Attribute::new("qos_policy_id", convert::uuid_or_null),
         Attribute::new("dns_domain", convert::text).fixed(),
         Attribute::new("dns_name", convert::text).fixed(),
         Attribute::shown("router_id"),
@@ -68,11 +71,7 @@ impl Exposed for FloatingIp {
             .port_id
             .as_deref()
             .and_then(|id| context.store.cache::<Port>().by_name(id));
-        let status = if floating.status.is_active && (spec.port_id.is_some() || !spec.port_forwardings.is_empty()) {
-            "ACTIVE"
-        } else {
-            "DOWN"
-        };
+        let status = if is_active(floating) { "ACTIVE" } else { "DOWN" };
         let forwardings: Vec<_> = spec.port_forwardings.iter().map(in_address).collect();
         View::of(floating, &spec.description, &spec.tags)
             .with("floating_network_id", spec.network_id.as_str())
@@ -80,6 +79,7 @@ impl Exposed for FloatingIp {
             .with("port_id", spec.port_id.clone())
             .with("fixed_ip_address", spec.fixed_ip_address.map(|ip| ip.to_string()))
             .with("router_id", spec.router_id.clone())
+            .with("qos_policy_id", spec.qos_policy_id.clone())
             .with("status", status)
             .with("dns_domain", spec.dns_domain.as_str())
             .with("dns_name", spec.dns_name.as_str())
@@ -106,11 +106,13 @@ impl Exposed for FloatingIp {
             fixed_ip_address: None,
             port_forwardings: Vec::new(),
             router_id: None,
+            qos_policy_id: None,
             dns_domain: body.text("dns_domain").unwrap_or_default().to_owned(),
             dns_name: body.text("dns_name").unwrap_or_default().to_owned(),
             tags: Vec::new(),
         };
         lead(context, &mut spec, body, project)?;
+        qos::api::set(context, body, &mut spec.qos_policy_id)?;
         Ok(tx.create(Resource::<Self>::new(Metadata::with_id(project), spec))?)
     }
 
@@ -123,9 +125,30 @@ impl Exposed for FloatingIp {
         let mut new = old.clone();
         body.set_text("description", &mut new.spec.description);
         lead(context, &mut new.spec, body, old.project())?;
+        qos::api::set(context, body, &mut new.spec.qos_policy_id)?;
         Ok(tx.update(old, new)?)
     }
+
+    /// Who moves an address that is in use would still find its former place behind it for some milliseconds.
+    async fn settle(context: &Context, old: &Resource<Self>, new: &Resource<Self>) {
+        let leads_to = |floating: &Resource<Self>| (floating.spec.port_id.clone(), floating.spec.fixed_ip_address);
+        if !is_active(old) || new.spec.port_id.is_none() || leads_to(old) == leads_to(new) {
+            return;
+        }
+        let until = tokio::time::Instant::now() + MOVES_WITHIN;
+        while tokio::time::Instant::now() < until {
+            match context.store.get::<Self>(&new.key()) {
+                Some(now) if !is_active(&now) => tokio::time::sleep(LOOK_EVERY).await,
+                _ => return,
+            }
+        }
+    }
 }
+
+/// How long the answer waits for an address to move: it takes milliseconds, or something is wrong that its status tells.
+const MOVES_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A subnet of the external network: users may name it, though they cannot look at it.
 fn subnet_of(context: &Context, network: &Resource<Network>, id: &str) -> Result<String, Stop> {

@@ -67,6 +67,10 @@ static ATTRIBUTES: [Attribute; 9] = [
 pub(super) fn in_address(forwarding: &PortForwarding) -> Value {
     let mut view = view(forwarding);
     view.shift_remove("description");
+    if forwarding.external_ports().len() == 1 {
+        view.shift_remove("external_port_range");
+        view.shift_remove("internal_port_range");
+    }
     Value::Object(view)
 }
 

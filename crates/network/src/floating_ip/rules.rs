@@ -10,6 +10,7 @@ use crate::{
     FixedIp, Network, Port, Router,
     lookup::{find, hold, subnets_of},
     port::{owner, rules::delete_held},
+    qos,
     quota::{self, Limited},
     refusal::{self, Missing},
     router::rules::held_port,
@@ -57,6 +58,7 @@ fn create(tx: &mut Tx<'_>, floating: &mut Resource<FloatingIp>) -> Result<(), St
     holder.name().clone_into(&mut floating.spec.holder_port_id);
     lead(tx, floating)?;
     take_lead(tx, &floating.spec, floating.metadata.uid)?;
+    qos::rules::take_up(tx, floating.spec.qos_policy_id.as_ref())?;
     usage::change(tx, Vec::new(), usage::of_floating_ip(floating));
     quota::take(tx, floating.project(), Limited::FloatingIp);
     Ok(())
@@ -103,6 +105,9 @@ fn update(tx: &mut Tx<'_>, old: &Resource<FloatingIp>, new: &mut Resource<Floati
     }
     if old.spec.port_forwardings != new.spec.port_forwardings || !new.spec.port_forwardings.is_empty() {
         forwarding::check(tx, &old.spec.port_forwardings, new)?;
+    }
+    if old.spec.qos_policy_id != new.spec.qos_policy_id {
+        qos::rules::take_up(tx, new.spec.qos_policy_id.as_ref())?;
     }
     usage::change(tx, usage::of_floating_ip(old), usage::of_floating_ip(new));
     Ok(())

@@ -6,7 +6,7 @@ use madang_store::{Op, Resource, StoreBuilder, StoreError, Tx};
 
 use super::{QosPolicy, QosRule, Says, Ways};
 use crate::{
-    Network, Port,
+    FloatingIp, Network, Port,
     lookup::hold,
     quota::{self, Limited},
     rbac::{Action, Shareable, rules as sharing},
@@ -131,9 +131,14 @@ fn remove(tx: &mut Tx<'_>, policy: &Resource<QosPolicy>) -> Result<(), StoreErro
     let network = networks
         .iter()
         .find(|network| tx.get::<Network>(&network.key()).is_some());
+    let addresses = tx.store().cache::<FloatingIp>().by("qos", id);
+    let address = addresses
+        .iter()
+        .find(|address| tx.get::<FloatingIp>(&address.key()).is_some());
     let user = port
         .map(|port| ("port", port.name()))
-        .or(network.map(|network| ("network", network.name())));
+        .or(network.map(|network| ("network", network.name())))
+        .or(address.map(|address| ("floatingip", address.name())));
     if let Some((what, user)) = user {
         let message = format!("QoS Policy {id} is used by {what} {user}.");
         return Err(refusal::conflict("QosPolicyInUse", message));

@@ -141,8 +141,9 @@ pub(super) fn retarget(
     let changed = tx.update(old, new)?;
     if old.spec != changed.spec {
         require_scope_shared(tx, &changed.spec)?;
-        // Whom the new target allows does not count, as in Neutron, unless it is everybody.
-        let moved = (target != EVERYBODY).then_some(old.name());
+        // Whom the new target allows does not count, as in Neutron, unless it is everybody, or about a network.
+        let counts = target == EVERYBODY || old.spec.object_type == Shareable::Network;
+        let moved = (!counts).then_some(old.name());
         require_unused(tx, &old.spec, moved)?;
         set_flag(tx, &changed.spec)?;
     }
@@ -280,6 +281,7 @@ fn users(tx: &Tx<'_>, policy: &RbacPolicySpec) -> BTreeSet<String> {
         (Shareable::QosPolicy, _) => {
             let mut users = of::<Port>(tx, "qos", id);
             users.extend(of::<Network>(tx, "qos", id));
+            users.extend(of::<FloatingIp>(tx, "qos", id));
             users
         }
     }

@@ -94,6 +94,9 @@ impl Exposed for SubnetPool {
     }
 
     fn build(context: &Context, tx: &mut Tx<'_>, body: &Body, project: &str) -> Result<Arc<Resource<Self>>, Stop> {
+        // Before there is anything to say of what others have.
+        Facts::of(project)
+            .with(|target| body.enforce(Self::ATTRIBUTES, &context.caller, "create_subnetpool", target))?;
         let prefixes: Vec<IpNet> = body.typed("prefixes")?.unwrap_or_default();
         let is_v4 = prefixes.first().is_none_or(|prefix| prefix.addr().is_ipv4());
         let min_prefixlen = bits(body, "min_prefixlen")?.unwrap_or(usual_min(is_v4));

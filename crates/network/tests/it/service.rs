@@ -1,10 +1,13 @@
-//! What admins set for all: templates of rules, flavors, metering labels; and what a port needs of its host.
+//! What admins set for all: templates of rules, flavors, metering labels; what a port needs of its host; and addresses that
+//! move.
+
+use std::time::{Duration, Instant};
 
 use http::Method;
-use madang_network::qos;
+use madang_network::{FloatingIp, qos};
 use serde_json::{Value, json};
 
-use super::cloud::{Client, Cloud, text};
+use super::cloud::{Client, Cloud, cause, text};
 
 async fn refused(client: &Client, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
     let (status, answer) = client.call(method, path, body).await;
@@ -209,4 +212,107 @@ async fn a_guarantee_is_asked_of_the_host() {
     assert_eq!(qos::needs(&cloud.store, Some(&id), text(&net, "/network/id")).len(), 3);
     client.update(&path, json!({ "port": { "qos_policy_id": null } })).await;
     assert_eq!(admin.get(&path).await.1["port"]["resource_request"], Value::Null);
+}
+
+/// As the agent does once it has moved an address.
+async fn translate(cloud: &Cloud, id: &str, inside: &str) {
+    let key = cloud.store.cache::<FloatingIp>().by_name(id).unwrap().key();
+    let written = cloud
+        .store
+        .modify::<FloatingIp, madang_store::StoreError>(&key, cause(), |floating| {
+            floating.status.is_active = true;
+            floating.status.inside = Some(inside.parse().unwrap());
+            Ok(())
+        });
+    written.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_moves_an_address_in_use_is_answered_when_it_has_moved() {
+    let cloud = Cloud::new().await;
+    let (admin, client) = (cloud.admin(), cloud.member("p1"));
+    let outside = admin
+        .create(
+            "/v2.0/networks",
+            json!({ "network": { "router:external": true, "shared": true } }),
+        )
+        .await;
+    let outside = text(&outside, "/network/id").to_owned();
+    let subnet =
+        |network: &str, cidr: &str| json!({ "subnet": { "network_id": network, "ip_version": 4, "cidr": cidr } });
+    admin.create("/v2.0/subnets", subnet(&outside, "198.51.100.0/24")).await;
+    let net = client.create("/v2.0/networks", json!({ "network": {} })).await;
+    let net = text(&net, "/network/id").to_owned();
+    let inner = client.create("/v2.0/subnets", subnet(&net, "10.0.0.0/24")).await;
+    let router = json!({ "router": { "external_gateway_info": { "network_id": outside } } });
+    let router = client.create("/v2.0/routers", router).await;
+    let join = format!("/v2.0/routers/{}/add_router_interface", text(&router, "/router/id"));
+    client
+        .update(&join, json!({ "subnet_id": text(&inner, "/subnet/id") }))
+        .await;
+    let mut ports = Vec::new();
+    for _ in 0..2 {
+        let port = client
+            .create("/v2.0/ports", json!({ "port": { "network_id": net } }))
+            .await;
+        let address = text(&port, "/port/fixed_ips/0/ip_address").to_owned();
+        ports.push((text(&port, "/port/id").to_owned(), address));
+    }
+    let made = json!({ "floatingip": { "floating_network_id": outside, "port_id": ports[0].0 } });
+    let made = client.create("/v2.0/floatingips", made).await;
+    let id = text(&made, "/floatingip/id").to_owned();
+    assert_eq!(text(&made, "/floatingip/status"), "DOWN");
+    translate(&cloud, &id, &ports[0].1).await;
+    let path = format!("/v2.0/floatingips/{id}");
+    assert_eq!(text(&client.get(&path).await.1, "/floatingip/status"), "ACTIVE");
+    let begun = Instant::now();
+    let body = json!({ "floatingip": { "port_id": ports[1].0 } });
+    let moves = client.update(&path, body);
+    let agent = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let between = text(&client.get(&path).await.1, "/floatingip/status").to_owned();
+        translate(&cloud, &id, &ports[1].1).await;
+        between
+    };
+    let (moved, between) = tokio::join!(moves, agent);
+    assert_eq!(
+        (between.as_str(), text(&moved, "/floatingip/status")),
+        ("DOWN", "ACTIVE")
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
+    // What nobody finds anything behind is not waited for.
+    let begun = Instant::now();
+    client.update(&path, json!({ "floatingip": { "port_id": null } })).await;
+    client
+        .update(&path, json!({ "floatingip": { "port_id": ports[0].0 } }))
+        .await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_not_shown_is_filtered_by_all_the_same() {
+    let cloud = Cloud::new().await;
+    let (admin, client) = (cloud.admin(), cloud.member("p1"));
+    let vlan = |number: Option<u32>| {
+        json!({ "network": { "project_id": "p1", "provider:network_type": "vlan",
+            "provider:physical_network": "outside", "provider:segmentation_id": number } })
+    };
+    let made = admin.create("/v2.0/networks", vlan(None)).await;
+    assert_eq!(made["network"]["mtu"], json!(1500));
+    let number = made["network"]["provider:segmentation_id"].as_u64().unwrap() as u32;
+    assert!((1..=4094).contains(&number));
+    let taken = refused(&admin, Method::POST, "/v2.0/networks", Some(vlan(Some(number)))).await;
+    assert_eq!(taken, (409, "VlanIdInUse".to_owned()));
+    assert_eq!(
+        admin
+            .call(Method::POST, "/v2.0/networks", Some(vlan(Some(4095))))
+            .await
+            .0,
+        400
+    );
+    client.create("/v2.0/networks", json!({ "network": {} })).await;
+    let (_, list) = client.get("/v2.0/networks?provider:network_type=vlan").await;
+    let list = list["networks"].as_array().unwrap();
+    assert_eq!(list.len(), 1);
+    assert_eq!(list[0].get("provider:network_type"), None, "which is for admins");
 }

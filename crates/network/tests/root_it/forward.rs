@@ -43,6 +43,7 @@ fn one_port_of_an_outside_address_leads_inside_and_no_other() {
                 fixed_ip_address: None,
                 port_forwardings: vec![forwarding(&web, 8080, 80), forwarding(&shell, 2222, 22)],
                 router_id: Some(router.name().into()),
+                qos_policy_id: None,
                 dns_domain: String::new(),
                 dns_name: String::new(),
                 tags: vec![],

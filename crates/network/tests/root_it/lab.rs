@@ -374,6 +374,7 @@ impl Lab {
             fixed_ip_address: Some(guest.address()),
             port_forwardings: vec![],
             router_id: Some(router.name().into()),
+            qos_policy_id: None,
             dns_domain: String::new(),
             dns_name: String::new(),
             tags: vec![],

@@ -8,7 +8,8 @@ use std::{
 
 use madang_host::{netns::Netns, nft, process::Command};
 use madang_network::{
-    AddressGroup, AddressGroupSpec, Direction, PortSpec, QosPolicy, QosPolicySpec, QosRule, Rule, RuleSpec, Says,
+    AddressGroup, AddressGroupSpec, Direction, FloatingIp, PortSpec, QosPolicy, QosPolicySpec, QosRule, Rule, RuleSpec,
+    Says,
 };
 
 use tokio::time::Instant;
@@ -135,5 +136,65 @@ fn peers_by_address_group_follow_it() {
         })
         .await;
         assert!(!known.pings(guest.address()).await);
+    });
+}
+
+#[test]
+fn a_floating_address_has_a_limit_of_its_own() {
+    in_lab(|lab| async move {
+        let net = lab.network("10.1.0.0/24").await;
+        let external = lab.external("172.29.0.0/24").await;
+        let router = lab.router(&[&net], &external, 10).await;
+        lab.start();
+        let group = lab.group().await;
+        lab.create::<Rule>(allow(&group, None, None)).await;
+        let guest = lab.guest(&net, 5, &group).await;
+        let address = lab.float(&external, 20, &router, &guest).await;
+        let free = send(&lab.outside, &guest.netns, address, 7001).await;
+        assert!(free < Duration::from_secs(1), "{free:?} without a limit");
+        let limit = rule(Says::BandwidthLimit {
+            max_kbps: 4000,
+            max_burst_kbps: 0,
+            direction: Direction::Ingress,
+        });
+        let policy = QosPolicySpec {
+            rules: vec![limit],
+            ..QosPolicySpec::default()
+        };
+        let policy = lab.create::<QosPolicy>(policy).await;
+        let floating = lab
+            .store
+            .cache::<FloatingIp>()
+            .by("address", &address.to_string())
+            .remove(0);
+        lab.modify::<FloatingIp>(&floating, |floating| {
+            floating.spec.qos_policy_id = Some(policy.name().to_owned());
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let received = send(&lab.outside, &guest.netns, address, 7002).await;
+        let sent = send(&guest.netns, &lab.outside, external.at(1), 7003).await;
+        assert!(received > Duration::from_millis(1500), "it took {received:?}");
+        assert!(sent < Duration::from_secs(1), "the other way took {sent:?}");
+        // Packets are counted, too.
+        lab.modify::<QosPolicy>(&policy, |policy| {
+            policy.spec.rules = vec![rule(Says::PacketRateLimit {
+                max_kpps: 1,
+                max_burst_kpps: 0,
+                direction: Direction::Egress,
+            })];
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let free = send(&lab.outside, &guest.netns, address, 7004).await;
+        assert!(free < Duration::from_secs(1), "the other way took {free:?}");
+        let flood = Command::new("ping")
+            .args(["-f", "-q", "-c", "5000", "-w", "2", &external.at(1).to_string()])
+            .netns(&guest.netns);
+        let flood = flood.output(Duration::from_secs(5)).await.unwrap();
+        let text = String::from_utf8_lossy(&flood.stdout).into_owned();
+        let received = text.split(" received").next().and_then(|text| text.rsplit(' ').next());
+        let received: u32 = received.and_then(|number| number.parse().ok()).unwrap();
+        assert!((100..4500).contains(&received), "a thousand in a second: {text}");
     });
 }

@@ -215,6 +215,7 @@ async fn create(asked: Asked, body: Bytes) -> Result<Response, Failure> {
         fixed_ip_address: None,
         port_forwardings: Vec::new(),
         router_id: None,
+        qos_policy_id: None,
         dns_domain: String::new(),
         dns_name: String::new(),
         tags: Vec::new(),

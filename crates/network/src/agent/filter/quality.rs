@@ -29,7 +29,8 @@ pub(super) fn add(bridge: &mut Table, name: &str, device: &str, rules: &[Says]) 
     }
 }
 
-fn compile(says: &Says, way: Direction) -> Vec<String> {
+/// What a rule says of frames that go one way, as lines of a chain.
+pub(in crate::agent) fn compile(says: &Says, way: Direction) -> Vec<String> {
     match says {
         Says::BandwidthLimit {
             max_kbps,
