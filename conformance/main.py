@@ -150,6 +150,9 @@ def cloud(hosts, options):
         # Outside of the lab, which does not reach Debian's mirror; what it downloads is kept for `up`.
         laboratory.run(options.binary, "image", "build-tiny", lab.scratch / "tiny.qcow2", timeout=900)
         simulated = [] if hosts == "real" else ["--simulated-hosts", "4"]
+        # For what is imported from a server.
+        lab.start(sys.executable, "-m", "http.server", "8099", "--bind", "127.0.0.1", "--directory", lab.scratch,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         madang.up("--config", HERE / "madang.toml", *simulated)
         try:
             yield lab.enter, madang.environment("admin-openrc")

@@ -14,9 +14,12 @@ use serde_json::{Value, json as object};
 
 pub use crate::policy::POLICY;
 use crate::{
-    image::api::{data, image, list, member, schema},
+    image::{
+        api::{data, image, import, list, member, schema},
+        import::METHODS,
+    },
     library::Library,
-    metadef,
+    metadef, task,
 };
 
 /// How this face presents itself.
@@ -50,7 +53,12 @@ pub fn router(library: Arc<Library>, metrics: &Metrics, authenticate: impl FnOnc
             "/v2/images/{id}/tags/{tag}",
             put(image::add_tag).delete(image::remove_tag),
         )
-        .route("/v2/images/{id}/tasks", get(image::tasks))
+        .route("/v2/images/{id}/tasks", get(task::api::of_image))
+        .route(
+            "/v2/images/{id}/stage",
+            put(import::stage).layer(DefaultBodyLimit::disable()),
+        )
+        .route("/v2/images/{id}/import", post(import::begin))
         .route("/v2/images/{id}/members", get(member::list).post(member::add))
         .route(
             "/v2/images/{id}/members/{project}",
@@ -75,7 +83,13 @@ pub fn router(library: Arc<Library>, metrics: &Metrics, authenticate: impl FnOnc
         )
         .route("/v2", get(async |info: RequestInfo| versions(&info, StatusCode::OK)))
         .route("/v2/", get(async |info: RequestInfo| versions(&info, StatusCode::OK)));
-    let guarded = authenticate(images.merge(about).merge(metadef::api::router()).with_state(library));
+    let guarded = authenticate(
+        images
+            .merge(about)
+            .merge(metadef::api::router())
+            .merge(task::api::router())
+            .with_state(library),
+    );
     FACE.wrap(guarded.merge(versions), metrics)
 }
 
@@ -89,9 +103,8 @@ fn versions(info: &RequestInfo, status: StatusCode) -> Response {
     json(status, &object!({ "versions": versions }))
 }
 
-/// None: bytes come by `PUT …/file`.
 fn import_methods() -> Value {
-    object!({ "import-methods": { "description": "Import methods available.", "type": "array", "value": [] } })
+    object!({ "import-methods": { "description": "Import methods available.", "type": "array", "value": METHODS } })
 }
 
 fn stores() -> Value {

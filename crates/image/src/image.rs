@@ -6,10 +6,13 @@
 //!     ▲                      │                                       (admin: deactivate, reactivate)
 //!     └──────────────────────┘ upload failed, was refused, or madang stopped meanwhile
 //! ```
+//! An import goes `queued ──▶ uploading` (staged) ` ──▶ importing ──▶ active`, or without staging ([`import`]).
+//!
 //! The bytes are a blob named by their SHA-512 ([`crate::blobs`]); several images may share one. A deleted image is gone
 //! from the store at once; its blob goes when no other image names it.
 
 pub(crate) mod api;
+pub(crate) mod import;
 pub(crate) mod quota;
 pub mod rules;
 pub mod upload;
@@ -41,7 +44,8 @@ impl Kind for Image {
             })
             .on("state", |r| vec![r.status.state.as_str().to_owned()])
             .on("digest", |r| {
-                r.status.content.iter().map(|content| content.sha512.clone()).collect()
+                let contents = r.status.content.iter().chain(&r.status.staged);
+                contents.map(|content| content.sha512.clone()).collect()
             })
     }
 }
@@ -93,6 +97,12 @@ pub struct ImageStatus {
     /// Its bytes, once they are here.
     #[serde(default)]
     pub content: Option<Content>,
+    /// Bytes that wait to be imported.
+    #[serde(default)]
+    pub staged: Option<Content>,
+    /// The last import failed.
+    #[serde(default)]
+    pub has_failed: bool,
 }
 
 /// The bytes of an image, as they were when they came.
@@ -239,6 +249,10 @@ words! {
         Queued = "queued",
         /// Bytes are coming.
         Saving = "saving",
+        /// Bytes are staged, or coming to be.
+        Uploading = "uploading",
+        /// Bytes are being imported.
+        Importing = "importing",
         /// Ready to be used.
         Active = "active",
         /// Kept, but its bytes are for admins only.

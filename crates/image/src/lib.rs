@@ -10,6 +10,7 @@ mod intake;
 mod library;
 pub mod metadef;
 mod policy;
+mod task;
 pub mod tiny;
 
 pub use blobs::{BlobError, Blobs};

@@ -1,6 +1,10 @@
 //! The handle that all of images works with: the store, the blobs, and the uploads under way.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -13,6 +17,7 @@ use tokio_util::io::ReaderStream;
 use crate::{
     blobs::{BlobError, Blobs},
     image::{Content, Image, ImageState, quota},
+    task,
 };
 
 /// The largest image, 1 TiB: Glance's `image_size_cap`.
@@ -28,6 +33,8 @@ pub struct Library {
     /// Uploads belong to nobody's request: when a client goes away, they still have to clean up.
     pub(crate) uploads: TaskGroup,
     pub(crate) max_bytes: u64,
+    /// Hosts that images may be downloaded from although they are not of the open Internet.
+    trusted: OnceLock<BTreeSet<String>>,
 }
 
 /// Why the library cannot open.
@@ -45,19 +52,24 @@ pub enum LibraryError {
 fn follow_ends(store: &Store, blobs: &Arc<Blobs>, tasks: &TaskGroup) {
     let (blobs, tasks, named) = (Arc::clone(blobs), tasks.clone(), store.clone());
     store.cache::<Image>().on_change(move |change| {
-        let gone = change
-            .new
-            .is_none()
-            .then(|| change.old.as_ref()?.status.content.clone())
-            .flatten();
-        let Some(content) = gone else { return };
-        let (blobs, store) = (Arc::clone(&blobs), named.clone());
-        tasks.spawn_until_stopped(format!("end of blob {}", content.sha512), async move {
-            if let Err(error) = blobs.remove_unnamed(&store, &content.sha512).await {
-                // Swept at the next start.
-                tracing::warn!(digest = content.sha512, %error, "could not remove the bytes of a deleted image");
-            }
+        let gone = change.old.as_ref().filter(|_| change.new.is_none());
+        let contents = gone.map(|image| {
+            image
+                .status
+                .content
+                .clone()
+                .into_iter()
+                .chain(image.status.staged.clone())
         });
+        for content in contents.into_iter().flatten() {
+            let (blobs, store) = (Arc::clone(&blobs), named.clone());
+            tasks.spawn_until_stopped(format!("end of blob {}", content.sha512), async move {
+                if let Err(error) = blobs.remove_unnamed(&store, &content.sha512).await {
+                    // Swept at the next start.
+                    tracing::warn!(digest = content.sha512, %error, "could not remove the bytes of a deleted image");
+                }
+            });
+        }
     });
 }
 
@@ -72,14 +84,20 @@ impl Library {
         let directory = directory.to_owned();
         let blobs = tokio::task::spawn_blocking(move || Blobs::open(&directory)).await;
         let blobs = Arc::new(blobs.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
-        for image in store.cache::<Image>().by("state", ImageState::Saving.as_str()) {
+        let busy = [ImageState::Saving, ImageState::Uploading, ImageState::Importing];
+        let busy = busy.map(|state| store.cache::<Image>().by("state", state.as_str()));
+        for image in busy.into_iter().flatten() {
             let key = image.key();
             let reset = store.modify::<Image, StoreError>(&key, Cause::system("image"), |image| {
-                image.status.state = ImageState::Queued;
+                image.status.state = match image.status.staged {
+                    Some(_) => ImageState::Uploading,
+                    None => ImageState::Queued,
+                };
                 Ok(())
             });
             reset.await?;
         }
+        task::end_interrupted(&store).await?;
         blobs.sweep(&store).await?;
         quota::recount(&store).await?;
         let uploads = tasks.child("image uploads");
@@ -89,7 +107,17 @@ impl Library {
             blobs,
             uploads,
             max_bytes: MAX_IMAGE_BYTES,
+            trusted: OnceLock::new(),
         }))
+    }
+
+    /// Lets users download images from these hosts although they are not of the open Internet. Counts the first time.
+    pub fn trust(&self, hosts: impl IntoIterator<Item = String>) {
+        self.trusted.get_or_init(|| hosts.into_iter().collect());
+    }
+
+    pub(crate) fn trusts(&self, host: &str) -> bool {
+        self.trusted.get().is_some_and(|trusted| trusted.contains(host))
     }
 
     /// The blobs, for a [`crate::LocalCache`].

@@ -35,6 +35,8 @@ pub const POLICY: &[(&str, &str)] = &[
     ),
     ("deactivate", WRITE),
     ("reactivate", WRITE),
+    ("copy_image", "rule:context_is_admin"),
+    ("tasks_api_access", "rule:context_is_admin"),
     ("stores_info_detail", "rule:context_is_admin"),
     ("metadef_default", ""),
     ("metadef_admin", "rule:context_is_admin"),

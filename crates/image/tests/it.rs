@@ -5,6 +5,7 @@ mod it {
     mod api;
     mod cloud;
     mod data;
+    mod import;
     mod metadef;
     mod tiny;
 }

@@ -44,6 +44,7 @@ pub struct Config {
     pub network: Network,
     pub host: Host,
     pub compute: Compute,
+    pub image: Image,
     pub scheduler: madang_scheduler::Options,
     pub log: Log,
 }
@@ -132,6 +133,14 @@ pub struct Network {
     pub name_servers: Vec<IpAddr>,
 }
 
+/// Images.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// Hosts that users may have images downloaded from although they are not of the open Internet.
+    pub download_from: Vec<String>,
+}
+
 /// This machine.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -184,6 +193,7 @@ impl Default for Config {
             network: Network::default(),
             host: Host::default(),
             compute: Compute::default(),
+            image: Image::default(),
             scheduler: madang_scheduler::Options::default(),
             log: Log::default(),
         }

@@ -2,8 +2,9 @@
 
 pub(crate) mod data;
 pub(crate) mod image;
+pub(crate) mod import;
 pub(crate) mod list;
 pub(crate) mod member;
-mod patch;
+pub(crate) mod patch;
 pub(crate) mod schema;
-mod view;
+pub(crate) mod view;

@@ -50,7 +50,8 @@ pub(crate) async fn recount(store: &Store) -> Result<(), StoreError> {
 
 /// In MiB, rounded up.
 fn size(image: &Resource<Image>) -> i64 {
-    let bytes = image.status.content.as_ref().map_or(0, |content| content.size);
+    let contents = image.status.content.iter().chain(&image.status.staged);
+    let bytes: u64 = contents.map(|content| content.size).sum();
     i64::try_from(bytes.div_ceil(MIB)).unwrap_or(i64::MAX)
 }
 

@@ -7,12 +7,15 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use madang_http::Failure;
-use madang_identity::Caller;
+use madang_identity::{
+    Caller,
+    catalog::{Endpoint, Service},
+};
 use madang_store::{Metadata, Resource, StoreBuilder, StoreError};
 use uuid::Uuid;
 
 use super::{Content, Image, ImageSpec, ImageState, Member, MemberStatus, Visibility, is_visible, quota};
-use crate::{library::Library, policy};
+use crate::{library::Library, policy, task::Task};
 
 /// How many projects an image can be shared with: Glance's `image_member_quota`.
 const MAX_MEMBERS: usize = 128;
@@ -23,6 +26,7 @@ const MAX_PROPERTIES: usize = 128;
 /// Makes images known to a store that is about to be opened.
 pub fn register(builder: &mut StoreBuilder) {
     madang_identity::limit::unified::know(builder);
+    builder.kind::<Endpoint>().kind::<Service>().kind::<Task>();
     builder.rule::<Image>(quota::count);
     crate::metadef::rules::register(builder);
 }
@@ -224,11 +228,11 @@ pub async fn delete(library: &Library, caller: &Caller, id: &str) -> Result<(), 
         Ok::<_, Failure>(image)
     });
     let image = deleted.await?;
-    if let Some(content) = &image.status.content
-        && let Err(error) = library.blobs.remove_unnamed(&library.store, &content.sha512).await
-    {
-        // The image is gone; the file is swept at the next start.
-        tracing::warn!(image = id, %error, "could not remove the bytes of a deleted image");
+    for content in image.status.content.iter().chain(&image.status.staged) {
+        if let Err(error) = library.blobs.remove_unnamed(&library.store, &content.sha512).await {
+            // The image is gone; the file is swept at the next start.
+            tracing::warn!(image = id, %error, "could not remove the bytes of a deleted image");
+        }
     }
     Ok(())
 }

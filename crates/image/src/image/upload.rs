@@ -41,6 +41,33 @@ where
     S: Stream<Item = Result<Bytes, E>> + Send + 'static,
     E: std::fmt::Display + Send + 'static,
 {
+    take(library, caller, id, promised, Purpose::Use, body).await
+}
+
+/// Takes bytes that an import is to make an image's. The image is `uploading` from then on.
+///
+/// # Errors
+/// As [`upload`].
+pub(crate) async fn stage<S, E>(library: &Arc<Library>, caller: &Caller, id: &str, body: S) -> Result<(), Failure>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
+    take(library, caller, id, None, Purpose::Stage, body).await
+}
+
+async fn take<S, E>(
+    library: &Arc<Library>,
+    caller: &Caller,
+    id: &str,
+    promised: Option<u64>,
+    purpose: Purpose,
+    body: S,
+) -> Result<(), Failure>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
     let image = find_for(library, caller, "upload_image", id)?;
     let (done, outcome) = oneshot::channel();
     let upload = Upload {
@@ -48,6 +75,7 @@ where
         cause: caller.cause(),
         key: image.key(),
         promised,
+        purpose,
     };
     library.uploads.spawn(format!("upload of {id}"), async move {
         // Nobody waits any more when the client is gone.
@@ -69,21 +97,49 @@ pub(crate) async fn take_file(library: &Arc<Library>, key: Key, cause: Cause, pa
         cause,
         key,
         promised: None,
+        purpose: Purpose::Use,
     };
     upload.run(ReaderStream::with_capacity(file, FILE_BYTES)).await
 }
 
+/// What bytes that come are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be the image's.
+    Use,
+    /// To be imported later.
+    Stage,
+    /// To be the image's, which is `importing` already.
+    Import,
+}
+
+impl Purpose {
+    /// What an image is meanwhile.
+    fn state(self) -> ImageState {
+        match self {
+            Self::Use => ImageState::Saving,
+            Self::Stage => ImageState::Uploading,
+            Self::Import => ImageState::Importing,
+        }
+    }
+}
+
 /// An upload under way.
-struct Upload {
-    library: Arc<Library>,
-    cause: Cause,
-    key: Key,
+pub(crate) struct Upload {
+    pub(crate) library: Arc<Library>,
+    pub(crate) cause: Cause,
+    pub(crate) key: Key,
     /// How many bytes the client said there are.
-    promised: Option<u64>,
+    pub(crate) promised: Option<u64>,
+    pub(crate) purpose: Purpose,
 }
 
 impl Upload {
-    async fn run<S, E>(&self, body: S) -> Result<(), Failure>
+    /// Takes a body to its end.
+    ///
+    /// # Errors
+    /// As [`upload`].
+    pub(crate) async fn run<S, E>(&self, body: S) -> Result<(), Failure>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
@@ -100,17 +156,19 @@ impl Upload {
     }
 
     async fn begin(&self) -> Result<ImageSpec, Failure> {
+        let (purpose, busy) = (self.purpose, self.purpose.state());
         let begun = self.change(|image| {
             let state = image.status.state;
-            if state != ImageState::Queued {
+            if state != ImageState::Queued && !(purpose == Purpose::Import && state == busy) {
                 return Err(Failure::conflict(format!(
-                    "Image status transition from {state} to saving is not allowed"
+                    "Image status transition from {state} to {busy} is not allowed"
                 )));
             }
-            if image.spec.disk_format.is_none() || image.spec.container_format.is_none() {
+            let has_formats = image.spec.disk_format.is_some() && image.spec.container_format.is_some();
+            if !has_formats && purpose != Purpose::Stage {
                 return Err(formats_missing());
             }
-            image.status.state = ImageState::Saving;
+            image.status.state = busy;
             Ok(())
         });
         Ok(begun.await?.spec.clone())
@@ -143,10 +201,24 @@ impl Upload {
     }
 
     async fn finish(&self, spec: &ImageSpec, incoming: Incoming) -> Result<(), Failure> {
-        let content = content_of(spec, &incoming)?;
+        let staged = Content {
+            size: incoming.size,
+            virtual_size: None,
+            md5: incoming.md5.clone(),
+            sha512: incoming.sha512.clone(),
+        };
+        let is_staging = self.purpose == Purpose::Stage;
+        let content = match is_staging {
+            true => staged,
+            false => content_of_head(spec, &incoming.head, &staged)?,
+        };
         let blobs = &self.library.blobs;
         let pin = blobs.keep(incoming).await.map_err(|error| storage_failed(&error))?;
         let stored = self.change(|image| {
+            if is_staging {
+                image.status.staged = Some(content.clone());
+                return Ok(());
+            }
             image.status.state = ImageState::Active;
             image.status.content = Some(content.clone());
             Ok(())
@@ -169,7 +241,7 @@ impl Upload {
 
     async fn take_back(&self) {
         let undone = self.change(|image| {
-            if image.status.state == ImageState::Saving {
+            if image.status.state == self.purpose.state() {
                 image.status.state = ImageState::Queued;
             }
             Ok(())
@@ -198,20 +270,18 @@ fn formats_missing() -> Failure {
 ///
 /// # Errors
 /// 415 when they are not what was declared.
-fn content_of(spec: &ImageSpec, incoming: &Incoming) -> Result<Content, Failure> {
+pub(crate) fn content_of_head(spec: &ImageSpec, head: &[u8], known: &Content) -> Result<Content, Failure> {
     let (Some(container), Some(disk)) = (spec.container_format, spec.disk_format) else {
         return Err(formats_missing());
     };
-    let virtual_size = format::inspect(container, disk, &incoming.head, incoming.size).map_err(|error| {
+    let virtual_size = format::inspect(container, disk, head, known.size).map_err(|error| {
         Failure::invalid(error.to_string())
             .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
             .at("disk_format")
     })?;
     Ok(Content {
-        size: incoming.size,
         virtual_size,
-        md5: incoming.md5.clone(),
-        sha512: incoming.sha512.clone(),
+        ..known.clone()
     })
 }
 

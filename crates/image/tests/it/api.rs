@@ -374,7 +374,7 @@ async fn tags_protection_and_what_describes_the_service() {
     );
     assert_eq!(
         cloud.get("alice", "/v2/info/import").await.json()["import-methods"]["value"],
-        json!([])
+        json!(["glance-direct", "web-download", "copy-image", "glance-download"])
     );
 }
 

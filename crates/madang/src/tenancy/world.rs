@@ -304,7 +304,8 @@ impl World {
         if !token.is_empty() {
             request = request.header("x-auth-token", token);
         }
-        let kind = if path.starts_with("/image/") && path.ends_with("/file") {
+        let takes_bytes = path.ends_with("/file") || path.ends_with("/stage");
+        let kind = if path.starts_with("/image/") && takes_bytes {
             "application/octet-stream"
         } else if method == "PATCH" && path.starts_with("/image/v2/images") {
             "application/openstack-images-v2.1-json-patch"

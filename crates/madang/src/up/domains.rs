@@ -177,6 +177,7 @@ impl Cloud {
 
         let library = Library::open(store.clone(), &data.join("images"), group).await;
         let library = library.context("could not open the images")?;
+        library.trust(config.image.download_from.iter().cloned());
         Ok(Self {
             store,
             identity,

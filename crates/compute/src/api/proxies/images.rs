@@ -105,7 +105,7 @@ impl Collection for Images {
 fn status(image: &Resource<Image>) -> (&'static str, u32) {
     match image.status.state {
         ImageState::Active => ("ACTIVE", 100),
-        ImageState::Queued => ("SAVING", 25),
+        ImageState::Queued | ImageState::Uploading | ImageState::Importing => ("SAVING", 25),
         ImageState::Saving => ("SAVING", 50),
         ImageState::Deactivated => ("UNKNOWN", 0),
     }

@@ -25,19 +25,24 @@ pub(crate) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Failure> {
-    let media_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    if media_type.split(';').next() != Some("application/octet-stream") {
-        return Err(Failure::invalid("the data must be application/octet-stream")
-            .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-    }
+    check_media_type(&headers)?;
     // An upload takes as long as it takes.
     info.allow(None);
     let promised = promised(&headers)?;
     take(&library, &caller, &id, promised, body.into_data_stream()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses what is not said to be plain bytes.
+pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    if media_type.split(';').next() == Some("application/octet-stream") {
+        return Ok(());
+    }
+    Err(Failure::invalid("the data must be application/octet-stream").with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 
 /// How many bytes the client says there are.

@@ -1,4 +1,4 @@
-//! Creating, showing, changing and deleting an image; its actions and tags.
+//! Creating, showing, changing and deleting an image, its actions and tags. Its tasks are in [`crate::task`].
 
 use std::sync::Arc;
 
@@ -86,16 +86,6 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     Ok(json(StatusCode::OK, &view(&*rules::find(&library, &caller, &id)?)))
-}
-
-/// `GET /v2/images/{id}/tasks`: nothing is imported in the background, so there never is one.
-pub(crate) async fn tasks(
-    State(library): State<Arc<Library>>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
-    rules::find(&library, &caller, &id)?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "tasks": [] })))
 }
 
 pub(crate) async fn update(

@@ -200,7 +200,7 @@ pub(super) fn owner(changes: &[Change]) -> Option<&str> {
 }
 
 /// Sets one attribute or property from a value that has passed the schema.
-pub(super) fn set(spec: &mut ImageSpec, name: &str, value: &Value) -> Result<(), Failure> {
+pub(crate) fn set(spec: &mut ImageSpec, name: &str, value: &Value) -> Result<(), Failure> {
     let misfit = || {
         Failure::invalid(format!(
             "Provided object does not match schema 'image': {value} is no {name}"

@@ -39,11 +39,16 @@ pub(crate) struct View<'a> {
     schema: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     stores: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    os_glance_importing_to_stores: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    os_glance_failed_import: Option<&'static str>,
 }
 
 pub(crate) fn view(image: &Resource<Image>) -> View<'_> {
     let (spec, status, id) = (&image.spec, &image.status, image.name());
     let content = status.content.as_ref();
+    let is_importing = status.state == ImageState::Importing;
     View {
         properties: &spec.properties,
         name: spec.name.as_deref(),
@@ -69,6 +74,12 @@ pub(crate) fn view(image: &Resource<Image>) -> View<'_> {
         file: format!("/v2/images/{id}/file"),
         schema: "/v2/schemas/image",
         stores: matches!(status.state, ImageState::Active | ImageState::Deactivated).then_some(STORE),
+        os_glance_importing_to_stores: is_importing.then_some(STORE),
+        os_glance_failed_import: match (status.has_failed, is_importing) {
+            (true, _) => Some(STORE),
+            (false, true) => Some(""),
+            (false, false) => None,
+        },
     }
 }
 
@@ -95,6 +106,6 @@ pub(crate) fn member_view<'a>(image: &'a str, member: &'a Member) -> MemberView<
 }
 
 /// `2026-11-21T02:03:04Z`: whole seconds, as Glance has it.
-pub(super) fn time(at: Timestamp) -> String {
+pub(crate) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

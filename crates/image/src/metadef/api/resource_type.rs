@@ -18,6 +18,15 @@ use super::{
 };
 use crate::library::Library;
 
+/// The types that there are from the start: those that Glance's own definitions are for.
+const KNOWN: [&str; 5] = [
+    "OS::Cinder::Volume",
+    "OS::Glance::Image",
+    "OS::Nova::Aggregate",
+    "OS::Nova::Flavor",
+    "OS::Nova::Server",
+];
+
 impl Association {
     /// From a body that was checked.
     pub(super) fn from_wire(body: &Value, created: Timestamp) -> Self {
@@ -59,7 +68,10 @@ pub(super) fn association_view(association: &Association) -> Value {
 /// Every type that some namespace is for.
 pub(super) async fn list_all(State(library): State<Arc<Library>>, caller: Caller) -> Result<Response, Failure> {
     rules::enforce(&caller, "list_metadef_resource_types")?;
-    let mut types = BTreeMap::new();
+    let mut types: BTreeMap<String, Timestamp> = KNOWN
+        .iter()
+        .map(|name| ((*name).to_owned(), Timestamp::UNIX_EPOCH))
+        .collect();
     for namespace in library.store.cache::<Namespace>().all() {
         for of in &namespace.spec.resource_types {
             let first = types.entry(of.name.clone()).or_insert(of.created);
