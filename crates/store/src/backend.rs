@@ -183,7 +183,7 @@ pub trait Watch: Send {
     }
 }
 
-/// An engine. SQLite is the embedded default.
+/// An engine. SQLite is the embedded default, etcd is for several machines.
 #[async_trait]
 pub trait Backend: Send + Sync {
     /// One record, or none.

@@ -7,15 +7,12 @@
 //! the group go on. Watchers read recent batches from memory and older ones from the history table. History is kept
 //! within [`SqliteOptions`]; records are what they are without it. A lock file keeps a second process out.
 
-mod batch;
 mod copy;
-mod log;
-mod prepared;
 mod read;
-mod watcher;
 mod writer;
 
 use std::{
+    collections::VecDeque,
     fs::{File, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -27,8 +24,15 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use self::{log::Log, prepared::Prepared, read::Readers, watcher::SqliteWatch, writer::Job};
-use crate::{Backend, Key, Page, Prefix, Record, Revision, Scan, StoreError, Txn, Watch};
+pub(crate) use self::copy::NewDatabase;
+use self::{read::Readers, writer::Job};
+use crate::{
+    Backend, Batch, Key, Page, Prefix, Record, Revision, Scan, StoreError, Txn, Watch,
+    log::Log,
+    pages::Pages,
+    prepared::Prepared,
+    watcher::{History, HistoryWatch},
+};
 
 /// The version of the database's own tables.
 const SCHEMA_VERSION: i64 = 1;
@@ -142,6 +146,31 @@ impl Sqlite {
         restored.map_err(|_| StoreError::Closed)?
     }
 
+    /// Makes a database at `path`, where there must be nothing yet, of all records of another engine that nobody writes
+    /// to. Records keep their revisions; the history stays behind.
+    ///
+    /// # Errors
+    /// `Invalid` when there is a file at `path`, or somebody does write; `Backend`.
+    pub async fn copy_from(from: &dyn Backend, path: &Path) -> Result<Revision, StoreError> {
+        let owned = path.to_owned();
+        let blocking = |result: Result<Result<NewDatabase, StoreError>, tokio::task::JoinError>| {
+            result.map_err(|_| StoreError::Closed)?
+        };
+        let mut new = blocking(tokio::task::spawn_blocking(move || NewDatabase::create(&owned)).await)?;
+        let mut pages = Pages::new(from);
+        while let Some(records) = pages.next().await? {
+            let add = move || {
+                new.add(&records)?;
+                Ok(new)
+            };
+            new = blocking(tokio::task::spawn_blocking(add).await)?;
+        }
+        let revision = pages.revision();
+        let finished = tokio::task::spawn_blocking(move || new.finish(revision)).await;
+        finished.map_err(|_| StoreError::Closed)??;
+        Ok(revision)
+    }
+
     async fn submit<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
@@ -179,7 +208,7 @@ impl Backend for Sqlite {
     }
 
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        let watch = SqliteWatch::new(self.clone(), prefix, after);
+        let watch = HistoryWatch::new(self.clone(), prefix, after);
         watch.check().await?;
         Ok(Box::new(watch))
     }
@@ -204,6 +233,18 @@ impl Backend for Sqlite {
         // Closed already is as good.
         _ = self.submit(|reply| Job::Close { reply }).await;
         self.readers.close();
+    }
+}
+
+#[async_trait]
+impl History for Sqlite {
+    fn log(&self) -> &Log {
+        &self.log
+    }
+
+    async fn load(&self, after: Revision, limit: usize) -> Result<VecDeque<Arc<Batch>>, StoreError> {
+        let load = move |connection: &mut Connection| read::batches(connection, after, limit);
+        self.readers.read("read its changes", load).await
     }
 }
 

@@ -18,10 +18,11 @@ use crate::{
     applied::AppliedRevision,
     cache::{AnyCache, Ready, View},
     cascade::Cascade,
+    counting::{self, CounterFields},
     fresh::Fresh,
     rules::Rules,
     turns::Turns,
-    tx::{COUNTERS, CounterFields, counter_key},
+    tx::{COUNTERS, counter_key},
 };
 
 /// How often a transaction is decided anew when others write the same at the same time.
@@ -577,11 +578,7 @@ fn publish_each(caches: &[&Arc<dyn AnyCache>], ready: &[(&Arc<dyn AnyCache>, Rea
 }
 
 fn counter_fields(key: &Key, value: Option<&[u8]>) -> Result<Option<CounterFields>, StoreError> {
-    let fields = value.map(serde_json::from_slice).transpose();
-    fields.map_err(|e| StoreError::Decode {
-        key: key.clone(),
-        reason: format!("not a counter: {e}"),
-    })
+    value.map(|value| counting::decode(key, value)).transpose()
 }
 
 /// The outcome of a page; its panic, which a kind's code made, is ours.

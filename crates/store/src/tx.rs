@@ -1,6 +1,6 @@
 //! A transaction being put together: typed writes, run through the rules of their kinds.
 
-use std::{any::Any, collections::BTreeMap, sync::Arc};
+use std::{any::Any, sync::Arc};
 
 use ahash::AHashMap;
 use jiff::Timestamp;
@@ -460,6 +460,3 @@ pub(crate) fn counter_key(project: &str, group: &str) -> Key {
 fn reservation_key(space: &str, value: &str) -> Key {
     Key::new(RESERVATIONS, "", space, value)
 }
-
-/// The fields of a counter record.
-pub(crate) type CounterFields = BTreeMap<String, i64>;

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "it/cluster.rs"]
+mod cluster;
 #[path = "it/contract.rs"]
 mod contract;
 #[path = "it/crash.rs"]
 mod crash;
+#[path = "it/etcd.rs"]
+mod etcd;
 #[path = "it/full_disk.rs"]
 mod full_disk;
 #[path = "it/model.rs"]

@@ -7,8 +7,8 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{SCHEMA_VERSION, failed, private_file, read, schema_version};
-use crate::{Revision, StoreError};
+use super::{SCHEMA_VERSION, failed, not_opened, prepare_schema, private_file, read, schema_version};
+use crate::{Record, Revision, StoreError};
 
 /// How far a restored store's revision is above the backup's: more than any store counts between a backup and its loss.
 const RESTORED: u64 = 1 << 40;
@@ -45,6 +45,70 @@ fn write_copy(from: &Path, to: &Path) -> Result<(), StoreError> {
         .map_err(&action)?;
     connection.execute("VACUUM INTO ?1", [name]).map_err(&action)?;
     Ok(())
+}
+
+/// A database that is being made of somebody else's records.
+pub(crate) struct NewDatabase {
+    connection: Connection,
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl NewDatabase {
+    /// # Errors
+    /// `Invalid` when there is a file at `path`; `Backend`.
+    pub(crate) fn create(path: &Path) -> Result<Self, StoreError> {
+        absent(path)?;
+        let partial = beside(path);
+        discard(&partial)
+            .and_then(|()| private_file(&partial).map(drop))
+            .map_err(|e| not_opened(&partial, &e))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&partial, flags).map_err(|e| not_opened(&partial, &e))?;
+        // It is nothing until it has its name, and is synced before that.
+        connection
+            .pragma_update(None, "synchronous", "OFF")
+            .map_err(failed("make a copy"))?;
+        prepare_schema(&connection)?;
+        Ok(Self {
+            connection,
+            partial,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Takes in records, each once.
+    pub(crate) fn add(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        let action = failed("make a copy");
+        let transaction = self.connection.transaction().map_err(&action)?;
+        for Record {
+            key,
+            value,
+            created,
+            modified,
+        } in records
+        {
+            let key = key.encode()?;
+            transaction
+                .prepare_cached("INSERT INTO records (key, value, created, modified) VALUES (?1, ?2, ?3, ?4)")
+                .and_then(|mut insert| insert.execute(params![key, &value[..], created.0 as i64, modified.0 as i64]))
+                .map_err(&action)?;
+        }
+        transaction.commit().map_err(&action)
+    }
+
+    /// Makes it durable under its name, at a revision, without history.
+    pub(crate) fn finish(self, revision: Revision) -> Result<(), StoreError> {
+        let action = failed("make a copy");
+        self.connection
+            .execute(
+                "UPDATE head SET revision = ?1, compacted = ?1",
+                params![revision.0 as i64],
+            )
+            .map_err(&action)?;
+        self.connection.close().map_err(|(_, e)| action(e))?;
+        put_in_place(&self.partial, &self.path).map_err(|e| not_opened(&self.path, &e))
+    }
 }
 
 /// Copies a backup to where a store is opened.

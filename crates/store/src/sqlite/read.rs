@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Semaphore;
 
-use super::{batch, connect, failed};
-use crate::{Batch, Key, Page, Prefix, Record, Revision, Scan, StoreError};
+use super::{connect, failed};
+use crate::{Batch, Key, Page, Prefix, Record, Revision, Scan, StoreError, batch};
 
 /// Reads at a time; more wait. Records are mostly read from caches, so these are lists and watchers that lag.
 const READERS: usize = 4;

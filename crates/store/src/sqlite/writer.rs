@@ -1,7 +1,6 @@
 //! The one thread that writes.
 
 mod group;
-mod recent;
 
 use std::{fs::File, sync::Arc};
 
@@ -9,12 +8,9 @@ use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use self::{
-    group::{ApplyError, Group},
-    recent::Recent,
-};
-use super::{SqliteOptions, failed, log::Log, prepared::Prepared, read::Head};
-use crate::{Revision, StoreError};
+use self::group::{ApplyError, Group};
+use super::{SqliteOptions, failed, read::Head};
+use crate::{Revision, StoreError, counting::CounterFields, log::Log, prepared::Prepared, recent::Recent};
 
 /// Transactions committed by one fsync at most.
 const GROUP: usize = 256;
@@ -24,6 +20,17 @@ const TRIM_SLACK: u64 = 1024;
 const TRIM_STEP: u64 = 4096;
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What is known of a record that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    /// Its row.
+    row: i64,
+    /// When it was last written.
+    modified: Revision,
+    /// Its sums, if it is a counter record and they have been read.
+    sums: Option<CounterFields>,
+}
 
 /// What the writer is asked.
 pub(super) enum Job {
@@ -37,7 +44,7 @@ pub(super) struct Writer {
     log: Arc<Log>,
     head: Head,
     /// What is known of the records in the database, without looking.
-    recent: Recent,
+    recent: Recent<Known>,
     keep_revisions: u64,
     keep_bytes: u64,
     /// Held as long as this thread writes: keeps other processes out.

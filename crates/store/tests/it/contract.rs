@@ -1,4 +1,4 @@
-//! The contract on SQLite.
+//! The contract on SQLite and on etcd.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -8,12 +8,14 @@ use madang_store::{
     contract::{CHECKS, Lab},
 };
 
-struct SqliteLab {
+use crate::cluster::{Cluster, EtcdLab};
+
+pub(crate) struct SqliteLab {
     dir: tempfile::TempDir,
 }
 
 impl SqliteLab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
@@ -56,4 +58,14 @@ async fn sqlite_keeps_the_contract() {
 #[tokio::test]
 async fn sqlite_keeps_the_contract_on_one_thread() {
     run_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_keeps_the_contract() {
+    let cluster = Cluster::start();
+    for check in CHECKS {
+        let began = tokio::time::Instant::now();
+        check.run(&EtcdLab::new(&cluster)).await;
+        println!("{} ({} ms)", check.name, began.elapsed().as_millis());
+    }
 }

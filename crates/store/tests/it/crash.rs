@@ -17,9 +17,12 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use madang_store::{
-    Backend, Batch, Cause, Delta, Event, Expect, Key, Prefix, Revision, Sqlite, SqliteOptions, StoreError, Txn, Write,
+    Backend, Batch, Cause, Delta, Etcd, EtcdOptions, Event, Expect, Key, Prefix, Revision, Sqlite, SqliteOptions,
+    StoreError, Txn, Write,
 };
 use rand::RngExt as _;
+
+use crate::cluster::Cluster;
 
 /// The directory a child works in.
 const CHILD: &str = "MADANG_STORE_CRASH_CHILD";
@@ -93,13 +96,23 @@ fn notes(dir: &Path, name: &str) -> File {
         .unwrap()
 }
 
-/// Where there is a file `forgetful`, history is so short that it is trimmed all the time.
-fn options(dir: &Path) -> SqliteOptions {
+/// The engine of a directory: etcd at the address in its file `etcd`, or SQLite. Where there is a file `forgetful`, history
+/// is so short that it is trimmed all the time.
+async fn open(dir: &Path) -> Arc<dyn Backend> {
+    let is_forgetful = dir.join("forgetful").exists();
+    if let Ok(address) = std::fs::read_to_string(dir.join("etcd")) {
+        let mut options = EtcdOptions::parse(&address).unwrap();
+        options.owner = Some("the crash test".to_owned());
+        if is_forgetful {
+            options.keep_revisions = 50;
+        }
+        return Arc::new(Etcd::open(options).await.unwrap());
+    }
     let mut options = SqliteOptions::new(dir.join("state.db"));
-    if dir.join("forgetful").exists() {
+    if is_forgetful {
         options.keep_revisions = 50;
     }
-    options
+    Arc::new(Sqlite::open(options).await.unwrap())
 }
 
 /// Not a test by itself: what the child does.
@@ -114,19 +127,26 @@ fn crash_child() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let engine = Arc::new(Sqlite::open(options(&dir)).await.unwrap());
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(watch_and_note(Arc::clone(&engine), notes(&dir, "watched")));
-        for writer in 0..WRITERS {
-            tasks.spawn(write_and_note(Arc::clone(&engine), writer, notes(&dir, "acknowledged")));
-        }
-        tasks.spawn(be_refused(Arc::clone(&engine)));
+        let engine = open(&dir).await;
+        let tasks = begin(&engine, &dir).await;
         // A parent that dies leaves nothing behind.
         _ = tokio::time::timeout(Duration::from_secs(20), tasks.join_all()).await;
     });
 }
 
-async fn write_and_note(engine: Arc<Sqlite>, writer: u64, mut acknowledged: File) {
+/// Writers, a watcher, and one who is always refused; from now on.
+async fn begin(engine: &Arc<dyn Backend>, dir: &Path) -> tokio::task::JoinSet<()> {
+    let mut tasks = tokio::task::JoinSet::new();
+    let start = engine.revision().await.unwrap();
+    tasks.spawn(watch_and_note(Arc::clone(engine), start, notes(dir, "watched")));
+    for writer in 0..WRITERS {
+        tasks.spawn(write_and_note(Arc::clone(engine), writer, notes(dir, "acknowledged")));
+    }
+    tasks.spawn(be_refused(Arc::clone(engine)));
+    tasks
+}
+
+async fn write_and_note(engine: Arc<dyn Backend>, writer: u64, mut acknowledged: File) {
     let record = engine.get(&key(writer, "a")).await.unwrap();
     let mut n = record.as_ref().map_or(0, |record| number(&record.value));
     let mut expect = match record {
@@ -143,7 +163,7 @@ async fn write_and_note(engine: Arc<Sqlite>, writer: u64, mut acknowledged: File
     }
 }
 
-async fn be_refused(engine: Arc<Sqlite>) {
+async fn be_refused(engine: Arc<dyn Backend>) {
     loop {
         let txn = Txn {
             expects: vec![Expect::At(key(0, "nothing"), Revision(1))],
@@ -156,11 +176,8 @@ async fn be_refused(engine: Arc<Sqlite>) {
     }
 }
 
-async fn watch_and_note(engine: Arc<Sqlite>, mut watched: File) {
-    let mut watch = engine
-        .watch(Prefix::all(), engine.revision().await.unwrap())
-        .await
-        .unwrap();
+async fn watch_and_note(engine: Arc<dyn Backend>, start: Revision, mut watched: File) {
+    let mut watch = engine.watch(Prefix::all(), start).await.unwrap();
     loop {
         let batch = watch.next().await.unwrap();
         watched
@@ -185,12 +202,12 @@ struct Witness {
 impl Witness {
     /// Goes on watching, and compares what it was shown with what there is and with what the child was told.
     async fn check(&mut self, dir: &Path) {
-        let engine = Sqlite::open(options(dir)).await.unwrap();
+        let engine = open(dir).await;
         let head = engine.revision().await.unwrap();
         let mut watch = match engine.watch(Prefix::all(), self.at).await {
             Err(StoreError::Compacted { compacted }) if dir.join("forgetful").exists() => {
                 assert!(compacted > self.at);
-                self.list_again(&engine).await;
+                self.list_again(&*engine).await;
                 engine.watch(Prefix::all(), self.at).await.unwrap()
             }
             watch => watch.unwrap(),
@@ -213,7 +230,7 @@ impl Witness {
     }
 
     /// What a watcher does that is told that changes are gone.
-    async fn list_again(&mut self, engine: &Sqlite) {
+    async fn list_again(&mut self, engine: &dyn Backend) {
         let page = engine.range(&Prefix::all(), None, usize::MAX).await.unwrap();
         self.at = page.revision;
         self.replica = page
@@ -320,37 +337,114 @@ fn live(dir: &Path, span: Duration) {
     child.wait().unwrap();
 }
 
-#[test]
-fn crash_loses_nothing_that_was_acknowledged() {
+/// Lets a child live and die again and again; returns how many transactions there were, and how many it was told of.
+fn live_and_die(dir: &Path, lives: usize, spans: [std::ops::Range<u64>; 2]) -> (u64, usize) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
+    let mut witness = Witness::default();
+    for life in 1..=lives {
+        // Mostly at work, sometimes while it starts.
+        let span = spans[usize::from(rand::rng().random_bool(0.8))].clone();
+        live(dir, Duration::from_micros(rand::rng().random_range(span)));
+        // Opening it cleanly every time would spare the child what it has to do after a crash.
+        if rand::rng().random_bool(0.5) || life == lives {
+            runtime.block_on(witness.check(dir));
+        }
+    }
+    (witness.at.0, witness.checked_lines[0])
+}
+
+#[test]
+fn crash_loses_nothing_that_was_acknowledged() {
     let (mut lives, mut transactions, mut acknowledged) = (0, 0, 0);
     while lives < KILLS {
         let dir = tempfile::tempdir().unwrap();
-        let mut witness = Witness::default();
-        let is_forgetful = lives / LIVES % 3 == 2;
-        if is_forgetful {
+        if lives / LIVES % 3 == 2 {
             File::create(dir.path().join("forgetful")).unwrap();
         }
-        for life in 1..=LIVES {
-            // Mostly at work, sometimes while it starts.
-            let most = if rand::rng().random_bool(0.2) { 40 } else { 150 };
-            let span = Duration::from_micros(rand::rng().random_range(5_000..most * 1000));
-            live(dir.path(), span);
-            lives += 1;
-            // Opening it cleanly every time would spare the child what it has to do after a crash.
-            if rand::rng().random_bool(0.5) || life == LIVES {
-                runtime.block_on(witness.check(dir.path()));
-            }
-        }
-        transactions += witness.at.0;
-        acknowledged += witness.checked_lines[0];
+        let seen = live_and_die(dir.path(), LIVES, [5_000..40_000, 5_000..150_000]);
+        lives += LIVES;
+        transactions += seen.0;
+        acknowledged += seen.1;
     }
     println!("{lives} kills, {transactions} transactions, {acknowledged} of them acknowledged");
     assert!(
         acknowledged > KILLS * 20,
         "the children were hardly at work: {acknowledged}"
     );
+}
+
+#[test]
+fn crash_on_etcd_loses_nothing_that_was_acknowledged() {
+    let cluster = Cluster::start();
+    for is_forgetful in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("etcd"), cluster.address("crash")).unwrap();
+        if is_forgetful {
+            File::create(dir.path().join("forgetful")).unwrap();
+        }
+        cluster.remove_all("crash");
+        let (transactions, acknowledged) = live_and_die(dir.path(), 12, [5_000..100_000, 100_000..900_000]);
+        println!("{transactions} transactions, {acknowledged} of them acknowledged");
+        assert!(acknowledged > 100, "the children were hardly at work: {acknowledged}");
+    }
+}
+
+/// Members die and come back, one, the leader, all, while others write: nobody is told what is not so, a watcher sees
+/// everything once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_of_members_loses_nothing_that_was_acknowledged() {
+    let mut cluster = Cluster::start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("etcd"), cluster.address("members")).unwrap();
+    let engine = open(dir.path()).await;
+    let mut tasks = begin(&engine, dir.path()).await;
+    let second = async || tokio::time::sleep(Duration::from_secs(1)).await;
+    let told = |dir: &Path| {
+        std::fs::read_to_string(dir.join("acknowledged"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    second().await;
+    let mut before = 0;
+    for turn in 0..6 {
+        match turn {
+            0 | 1 => cluster.kill(turn),
+            2 => cluster.kill(cluster.leader()),
+            3 => (0..3).for_each(|member| cluster.kill(member)),
+            _ => {
+                for _ in 0..3 {
+                    cluster.move_leader();
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+            }
+        }
+        second().await;
+        cluster.revive();
+        cluster.ready();
+        // Writers go on by themselves.
+        let patience = tokio::time::Instant::now() + Duration::from_secs(20);
+        before += 100;
+        while told(dir.path()) < before {
+            assert!(
+                tokio::time::Instant::now() < patience,
+                "nobody writes after turn {turn}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        before = told(dir.path());
+    }
+    tasks.shutdown().await;
+    engine.close().await;
+    let watched = std::fs::read_to_string(dir.path().join("watched")).unwrap();
+    for (line, expected) in watched.lines().zip(1u64..) {
+        assert_eq!(line.split(' ').next().unwrap(), expected.to_string(), "everything once");
+    }
+    let mut witness = Witness::default();
+    witness.check(dir.path()).await;
+    assert!(watched.lines().count() as u64 >= before as u64);
+    println!("{} transactions, {before} of them acknowledged", witness.at);
 }

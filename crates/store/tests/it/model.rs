@@ -5,9 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use madang_store::{
-    Backend, Batch, Cause, Delta, Event, Expect, Key, Prefix, Revision, Sqlite, SqliteOptions, StoreError, Txn, Write,
+    Backend, Batch, Cause, Delta, Event, Expect, Key, Prefix, Revision, StoreError, Txn, Write, contract::Lab,
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
+
+use crate::{
+    cluster::{Cluster, EtcdLab},
+    contract::SqliteLab,
+};
 
 const KEYS: usize = 6;
 const COUNTERS: usize = 2;
@@ -231,10 +236,8 @@ fn refusal(failed: StoreError) -> Refusal {
     }
 }
 
-async fn run(steps: Vec<Step>) {
-    let dir = tempfile::tempdir().unwrap();
-    let options = SqliteOptions::new(dir.path().join("state.db"));
-    let mut engine = Sqlite::open(options.clone()).await.unwrap();
+async fn run(steps: Vec<Step>, lab: &dyn Lab) {
+    let mut engine = lab.open().await;
     let mut model = Model::default();
     model.past.insert(Revision(0), BTreeMap::new());
     for (number, step) in steps.into_iter().enumerate() {
@@ -251,18 +254,18 @@ async fn run(steps: Vec<Step>) {
             }
             Step::Reopen => {
                 engine.close().await;
-                engine = Sqlite::open(options.clone()).await.unwrap();
+                engine = lab.open().await;
             }
         }
     }
-    compare(&engine, &model).await;
+    compare(&*engine, &model).await;
     engine.close().await;
-    let engine = Sqlite::open(options).await.unwrap();
-    compare(&engine, &model).await;
+    let engine = lab.open().await;
+    compare(&*engine, &model).await;
     engine.close().await;
 }
 
-async fn compare(engine: &Sqlite, model: &Model) {
+async fn compare(engine: &dyn Backend, model: &Model) {
     assert_eq!(engine.revision().await.unwrap(), model.revision);
     for prefix in [Prefix::all(), Prefix::kind("as"), Prefix::project("bs", "p/1")] {
         let mut listed = BTreeMap::new();
@@ -319,12 +322,31 @@ async fn compare(engine: &Sqlite, model: &Model) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+fn try_all(cases: u32, lab: impl Fn() -> Box<dyn Lab>) {
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let steps = proptest::collection::vec(step(), 1..60);
+    let tried = TestRunner::new(config).run(&steps, |steps| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(run(steps, &*lab()));
+        Ok(())
+    });
+    tried.unwrap();
+}
 
-    #[test]
-    fn the_engine_is_a_map_with_a_past(steps in proptest::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(steps));
-    }
+#[test]
+fn the_engine_is_a_map_with_a_past() {
+    try_all(48, || Box::new(SqliteLab::new()));
+}
+
+#[test]
+fn etcd_is_a_map_with_a_past() {
+    let cluster = Cluster::start();
+    try_all(16, || Box::new(EtcdLab::new(&cluster)));
 }

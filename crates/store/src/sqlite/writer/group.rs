@@ -6,21 +6,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::recent::{Known, Recent};
+use super::Known;
 use crate::{
-    Batch, Delta, Event, Key, Revision, StoreError,
-    sqlite::{
-        batch,
-        prepared::{Change, Prepared, Wanted, What},
-        read::Head,
-    },
-    tx::CounterFields,
+    Batch, Delta, Event, Key, Revision, StoreError, batch,
+    counting::{self, CounterFields},
+    prepared::{Change, Prepared, Wanted, What},
+    recent::Recent,
+    sqlite::read::Head,
 };
 
 /// An open SQLite transaction and how far it has come.
 pub(super) struct Group<'c> {
     connection: &'c Connection,
-    recent: &'c mut Recent,
+    recent: &'c mut Recent<Known>,
     find: CachedStatement<'c>,
     read: CachedStatement<'c>,
     insert: CachedStatement<'c>,
@@ -54,7 +52,11 @@ enum Found {
 
 impl<'c> Group<'c> {
     /// `recent` is what is known before; whoever rolls the transaction back clears it.
-    pub(super) fn begin(connection: &'c Connection, recent: &'c mut Recent, head: Head) -> rusqlite::Result<Self> {
+    pub(super) fn begin(
+        connection: &'c Connection,
+        recent: &'c mut Recent<Known>,
+        head: Head,
+    ) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,
             recent,
@@ -188,13 +190,12 @@ impl<'c> Group<'c> {
             _ => self.read_sums(key, encoded)?,
         };
         for delta in deltas {
-            add(key, &mut sums, delta)?;
+            counting::add(key, &mut sums, delta)?;
         }
         if sums.is_empty() {
             return Ok((None, found, None));
         }
-        let value = serde_json::to_vec(&sums).map_err(|e| StoreError::Invalid(format!("{key}: {e}")))?;
-        Ok((Some(value.into()), found, Some(sums)))
+        Ok((Some(counting::encode(key, &sums)?), found, Some(sums)))
     }
 
     fn read_sums(&mut self, key: &Key, encoded: &str) -> Result<(CounterFields, Found), ApplyError> {
@@ -205,11 +206,7 @@ impl<'c> Group<'c> {
         let Some((row, value)) = record else {
             return Ok((CounterFields::new(), Found::Absent));
         };
-        let sums = serde_json::from_slice(&value).map_err(|e| StoreError::Decode {
-            key: key.clone(),
-            reason: format!("not a counter: {e}"),
-        })?;
-        Ok((sums, Found::Row(row)))
+        Ok((counting::decode(key, &value)?, Found::Row(row)))
     }
 
     fn write(&mut self, revision: Revision, change: &mut Decided) -> rusqlite::Result<()> {
@@ -248,31 +245,6 @@ impl<'c> Group<'c> {
 
 /// A counter record as it will be: its value, where it is, its sums.
 type Counted = (Option<Bytes>, Found, Option<CounterFields>);
-
-/// Adds to one field, within its limit.
-fn add(key: &Key, fields: &mut CounterFields, delta: &Delta) -> Result<(), StoreError> {
-    let used = fields.get(&delta.field).copied().unwrap_or(0);
-    let sum = used.saturating_add(delta.add).max(0);
-    if let Some(limit) = delta.limit
-        && delta.add > 0
-        && sum > limit
-    {
-        let (field, requested) = (delta.field.clone(), delta.add);
-        return Err(StoreError::LimitExceeded {
-            key: Box::new(key.clone()),
-            field,
-            used,
-            requested,
-            limit,
-        });
-    }
-    if sum == 0 {
-        fields.remove(&delta.field);
-    } else {
-        fields.insert(delta.field.clone(), sum);
-    }
-    Ok(())
-}
 
 /// Why a transaction was not applied.
 pub(super) enum ApplyError {

@@ -13,7 +13,7 @@ const MAX_BATCHES: usize = 4096;
 const MAX_BYTES: usize = 8 << 20;
 
 /// The end of the change log.
-pub(super) struct Log {
+pub(crate) struct Log {
     recent: Mutex<Recent>,
     head: watch::Sender<Option<Revision>>,
 }
@@ -26,7 +26,7 @@ struct Recent {
 }
 
 /// What a watcher finds after its revision.
-pub(super) enum Tail {
+pub(crate) enum Tail {
     /// These follow, without a gap; none when the watcher is at the head.
     Batches(Vec<Arc<Batch>>),
     /// The next batch is not in memory any more.
@@ -34,7 +34,7 @@ pub(super) enum Tail {
 }
 
 impl Log {
-    pub(super) fn new(head: Revision, compacted: Revision) -> Self {
+    pub(crate) fn new(head: Revision, compacted: Revision) -> Self {
         Self {
             recent: Mutex::new(Recent {
                 batches: VecDeque::new(),
@@ -47,32 +47,37 @@ impl Log {
     }
 
     /// The newest durable revision.
-    pub(super) fn head(&self) -> Revision {
+    pub(crate) fn head(&self) -> Revision {
         self.recent.lock().head
     }
 
     /// The newest revision that is forgotten. A watcher that is on its way may still get older ones from memory.
-    pub(super) fn oldest(&self) -> Revision {
+    pub(crate) fn oldest(&self) -> Revision {
         self.recent.lock().compacted
     }
 
     /// Notes that everything up to a revision is forgotten.
-    pub(super) fn compacted(&self, through: Revision) {
-        self.recent.lock().compacted = through;
+    pub(crate) fn compacted(&self, through: Revision) {
+        let mut recent = self.recent.lock();
+        recent.compacted = recent.compacted.max(through);
     }
 
     /// Changes with every new head; none once the store is closed.
-    pub(super) fn follow(&self) -> watch::Receiver<Option<Revision>> {
+    pub(crate) fn follow(&self) -> watch::Receiver<Option<Revision>> {
         self.head.subscribe()
     }
 
-    /// Shows durable batches to the watchers.
-    pub(super) fn publish(&self, batches: Vec<Arc<Batch>>) {
+    /// Shows durable batches to the watchers; those that they have been shown already are left out.
+    pub(crate) fn publish(&self, batches: Vec<Arc<Batch>>) {
         let Some(newest) = batches.last().map(|batch| batch.revision) else {
             return;
         };
         let mut recent = self.recent.lock();
-        for batch in batches {
+        if newest <= recent.head {
+            return;
+        }
+        let shown = recent.head;
+        for batch in batches.into_iter().filter(|batch| batch.revision > shown) {
             recent.bytes += size(&batch);
             recent.batches.push_back(batch);
         }
@@ -83,6 +88,23 @@ impl Log {
         }
         recent.head = newest;
         drop(recent);
+        self.tell(newest);
+    }
+
+    /// Begins anew at a revision: what is between was missed, and whoever watches finds out.
+    pub(crate) fn skip_to(&self, head: Revision) {
+        let mut recent = self.recent.lock();
+        if head <= recent.head {
+            return;
+        }
+        recent.batches.clear();
+        recent.bytes = 0;
+        recent.head = head;
+        drop(recent);
+        self.tell(head);
+    }
+
+    fn tell(&self, newest: Revision) {
         self.head.send_if_modified(|head| {
             let open = head.is_some();
             if open {
@@ -92,8 +114,13 @@ impl Log {
         });
     }
 
+    /// Whether there will be nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.head.borrow().is_none()
+    }
+
     /// Up to `limit` batches after a revision.
-    pub(super) fn after(&self, revision: Revision, limit: usize) -> Tail {
+    pub(crate) fn after(&self, revision: Revision, limit: usize) -> Tail {
         let recent = self.recent.lock();
         if revision >= recent.head {
             return Tail::Batches(Vec::new());
@@ -108,7 +135,7 @@ impl Log {
     }
 
     /// Ends all watches.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.head.send_replace(None);
     }
 }

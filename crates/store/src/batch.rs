@@ -1,4 +1,4 @@
-//! One revision of history as one row: the bytes of a [`Batch`].
+//! One revision of history as engines keep it: the bytes of a [`Batch`].
 //!
 //! A format of length-prefixed fields, little endian: a format number, the time in microseconds, actor, request, the
 //! count of events, and for each its encoded key and its value (length + 1, 0 for a removal).
@@ -14,7 +14,7 @@ use crate::{Batch, Cause, Event, Key, Revision, StoreError};
 const FORMAT: u8 = 1;
 
 /// The bytes of a transaction's events, each with its encoded key.
-pub(super) fn encode<'e>(
+pub(crate) fn encode<'e>(
     cause: &Cause,
     at: Timestamp,
     events: impl ExactSizeIterator<Item = (&'e str, Option<&'e [u8]>)> + Clone,
@@ -36,7 +36,7 @@ pub(super) fn encode<'e>(
 }
 
 /// The inverse of [`encode`]. Values share the bytes they came in.
-pub(super) fn decode(revision: Revision, bytes: Vec<u8>) -> Result<Batch, StoreError> {
+pub(crate) fn decode(revision: Revision, bytes: Vec<u8>) -> Result<Batch, StoreError> {
     let mut rest = Bytes::from(bytes);
     decode_from(revision, &mut rest).ok_or_else(|| StoreError::Backend {
         action: "read its changes",
@@ -71,12 +71,14 @@ fn decode_from(revision: Revision, rest: &mut Bytes) -> Option<Batch> {
     })
 }
 
-fn put(bytes: &mut Vec<u8>, part: &[u8]) {
+/// A part with its length before it.
+pub(crate) fn put(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.put_u32_le(part.len() as u32);
     bytes.extend_from_slice(part);
 }
 
-fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
+/// The front of what is left, if there is so much.
+pub(crate) fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
     (length <= rest.len()).then(|| rest.split_to(length))
 }
 

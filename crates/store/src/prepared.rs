@@ -1,4 +1,4 @@
-//! A transaction made ready for the writer by its caller, so that the one writer thread does only what needs it.
+//! A transaction made ready for an engine's one writer by its caller, so that the writer does only what needs it.
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -7,31 +7,31 @@ use jiff::Timestamp;
 use crate::{Cause, Delta, Expect, Key, MAX_VALUE_BYTES, Revision, StoreError, Txn, Write};
 
 /// Keys are encoded, sizes are checked, every key is written once.
-pub(super) struct Prepared {
-    pub(super) expects: Vec<Wanted>,
-    pub(super) writes: Vec<Change>,
-    pub(super) cause: Cause,
-    pub(super) at: Timestamp,
+pub(crate) struct Prepared {
+    pub(crate) expects: Vec<Wanted>,
+    pub(crate) writes: Vec<Change>,
+    pub(crate) cause: Cause,
+    pub(crate) at: Timestamp,
 }
 
 /// An expectation.
-pub(super) struct Wanted {
-    pub(super) key: Key,
-    pub(super) encoded: String,
+pub(crate) struct Wanted {
+    pub(crate) key: Key,
+    pub(crate) encoded: String,
     /// None: absent.
-    pub(super) at: Option<Revision>,
+    pub(crate) at: Option<Revision>,
     /// Where in `writes` the same key is, if it is: it need not be looked up twice then.
-    pub(super) write: Option<usize>,
+    pub(crate) write: Option<usize>,
 }
 
 /// A write.
-pub(super) struct Change {
-    pub(super) key: Key,
-    pub(super) encoded: String,
-    pub(super) what: What,
+pub(crate) struct Change {
+    pub(crate) key: Key,
+    pub(crate) encoded: String,
+    pub(crate) what: What,
 }
 
-pub(super) enum What {
+pub(crate) enum What {
     Put(Bytes),
     Delete,
     /// All that the transaction adds to this record, in order.
@@ -41,7 +41,7 @@ pub(super) enum What {
 impl Prepared {
     /// # Errors
     /// `Invalid` for an impossible key, a value that is too large, or a key that is written twice.
-    pub(super) fn new(txn: Txn) -> Result<Self, StoreError> {
+    pub(crate) fn new(txn: Txn) -> Result<Self, StoreError> {
         let Txn {
             expects,
             writes,

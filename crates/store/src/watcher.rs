@@ -5,14 +5,29 @@ use std::{collections::VecDeque, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Sqlite, log::Tail, read};
-use crate::{Batch, Prefix, Revision, StoreError, Watch};
+use crate::{
+    Batch, Prefix, Revision, StoreError, Watch,
+    log::{Log, Tail},
+};
 
 /// Batches read ahead at most.
 const READ_AHEAD: usize = 256;
 
-pub(super) struct SqliteWatch {
-    store: Sqlite,
+/// An engine's changes: the newest in memory, older ones where it keeps them.
+#[async_trait]
+pub(crate) trait History: Send + Sync {
+    /// The end of the changes.
+    fn log(&self) -> &Log;
+
+    /// Up to `limit` whole batches after a revision, from where they are kept.
+    ///
+    /// # Errors
+    /// `Compacted` when some of them are gone, or that revision has never been; `Closed`; `Backend`.
+    async fn load(&self, after: Revision, limit: usize) -> Result<VecDeque<Arc<Batch>>, StoreError>;
+}
+
+pub(crate) struct HistoryWatch<H> {
+    store: H,
     prefix: Prefix,
     /// Everything up to here is in `ready` or was delivered.
     read: Revision,
@@ -20,9 +35,9 @@ pub(super) struct SqliteWatch {
     head: watch::Receiver<Option<Revision>>,
 }
 
-impl SqliteWatch {
-    pub(super) fn new(store: Sqlite, prefix: Prefix, after: Revision) -> Self {
-        let head = store.log.follow();
+impl<H: History> HistoryWatch<H> {
+    pub(crate) fn new(store: H, prefix: Prefix, after: Revision) -> Self {
+        let head = store.log().follow();
         Self {
             store,
             prefix,
@@ -33,27 +48,17 @@ impl SqliteWatch {
     }
 
     /// Whether everything after its revision is still there, and that revision has been.
-    pub(super) async fn check(&self) -> Result<(), StoreError> {
-        let compacted = self.store.log.oldest();
+    pub(crate) async fn check(&self) -> Result<(), StoreError> {
+        let compacted = self.store.log().oldest();
         if self.read < compacted {
             return Err(StoreError::Compacted { compacted });
         }
         // What was just committed is in the table a moment before it is in memory, so only the table knows the future.
-        let is_ahead = self.read > self.store.log.head();
-        if is_ahead || matches!(self.store.log.after(self.read, 1), Tail::TooOld) {
-            self.load(1).await?;
+        let is_ahead = self.read > self.store.log().head();
+        if is_ahead || matches!(self.store.log().after(self.read, 1), Tail::TooOld) {
+            self.store.load(self.read, 1).await?;
         }
         Ok(())
-    }
-
-    async fn load(&self, limit: usize) -> Result<VecDeque<Arc<Batch>>, StoreError> {
-        let after = self.read;
-        self.store
-            .readers
-            .read("read its changes", move |connection| {
-                read::batches(connection, after, limit)
-            })
-            .await
     }
 
     /// The part of a batch that is watched; none when nothing of it is.
@@ -83,9 +88,9 @@ impl SqliteWatch {
         tokio::task::consume_budget().await;
         loop {
             let head = *self.head.borrow_and_update();
-            let batches = match self.store.log.after(self.read, READ_AHEAD) {
+            let batches = match self.store.log().after(self.read, READ_AHEAD) {
                 Tail::Batches(batches) => batches.into(),
-                Tail::TooOld => self.load(READ_AHEAD).await?,
+                Tail::TooOld => self.store.load(self.read, READ_AHEAD).await?,
             };
             match batches.back() {
                 Some(last) => {
@@ -101,7 +106,7 @@ impl SqliteWatch {
 }
 
 #[async_trait]
-impl Watch for SqliteWatch {
+impl<H: History> Watch for HistoryWatch<H> {
     async fn next(&mut self) -> Result<Arc<Batch>, StoreError> {
         loop {
             while let Some(batch) = self.ready.pop_front() {
