@@ -1,11 +1,12 @@
 //! Objects: accounts, containers and what is in them, on disks of this machine.
 //!
 //! [`disk`] keeps entries with bytes, durably and in order; [`key`] says how things are called there; [`listing`] goes
-//! through names without reading what is not shown.
+//! through names without reading what is not shown; [`objects`] has the verbs.
 
 pub mod disk;
 pub mod key;
 pub mod listing;
+pub mod objects;
 mod stamp;
 
 pub use stamp::Stamp;
