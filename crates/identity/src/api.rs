@@ -47,7 +47,7 @@ pub fn router(identity: &Arc<Identity>, metrics: &Metrics) -> Router {
         .merge(crate::token::events::routes())
         .merge(crate::federation::api::routes());
     let routes = versions::routes().nest("/v3", v3).with_state(Arc::clone(identity));
-    FACE.wrap(recognize(identity, routes), metrics)
+    FACE.wrap(recognize(identity, "identity", routes), metrics)
 }
 
 /// Keystone's answer where there is none: `Could not find project: 42.`

@@ -68,10 +68,10 @@ pub fn authenticate(identity: &Arc<Identity>, service_type: &'static str, router
     guard(identity, service_type, router, true)
 }
 
-/// As [`authenticate`], for Keystone itself: requests without a token pass, and handlers that take a [`Caller`] refuse
-/// them.
-pub(crate) fn recognize(identity: &Arc<Identity>, router: Router) -> Router {
-    guard(identity, "identity", router, false)
+/// As [`authenticate`], for what has something for everybody: requests without a valid token pass, and handlers that take a
+/// [`Caller`] refuse them.
+pub fn recognize(identity: &Arc<Identity>, service_type: &'static str, router: Router) -> Router {
+    guard(identity, service_type, router, false)
 }
 
 fn guard(identity: &Arc<Identity>, service_type: &'static str, router: Router, strict: bool) -> Router {

@@ -36,7 +36,7 @@ pub mod trust;
 pub mod user;
 
 pub use api::router;
-pub use authenticate::authenticate;
+pub use authenticate::{authenticate, recognize};
 pub use bootstrap::{BackDoor, Bootstrap, Bootstrapped, bootstrap, reset_admin};
 pub use caller::Caller;
 pub use identity::{Identity, IdentityError, Options, register};

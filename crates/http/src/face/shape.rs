@@ -24,6 +24,8 @@ pub enum Shape {
     Glance,
     /// `{"errors": [{"status": 404, "title": "…", "detail": "…", "code": "…", "request_id": "…"}]}`.
     Placement,
+    /// The message as plain text, or a page that only says what the status means.
+    Swift,
 }
 
 impl Shape {
@@ -36,7 +38,7 @@ impl Shape {
             (ErrorKind::NotFound, _) => StatusCode::NOT_FOUND,
             (ErrorKind::Conflict, _) => StatusCode::CONFLICT,
             (ErrorKind::Exhausted, Self::Nova | Self::Keystone) => StatusCode::FORBIDDEN,
-            (ErrorKind::Exhausted, Self::Cinder | Self::Glance) => StatusCode::PAYLOAD_TOO_LARGE,
+            (ErrorKind::Exhausted, Self::Cinder | Self::Glance | Self::Swift) => StatusCode::PAYLOAD_TOO_LARGE,
             (ErrorKind::Exhausted, Self::Neutron | Self::Placement) => StatusCode::CONFLICT,
             (ErrorKind::Unavailable, _) => StatusCode::SERVICE_UNAVAILABLE,
             (ErrorKind::TimedOut, _) => StatusCode::GATEWAY_TIMEOUT,
@@ -49,7 +51,7 @@ impl Shape {
         let status = self.status_of(failure);
         let message = self.message(failure, request_id);
         // 401 comes from keystonemiddleware in front of every original, so it looks the same everywhere.
-        let shape = if status == StatusCode::UNAUTHORIZED {
+        let shape = if status == StatusCode::UNAUTHORIZED && self != Self::Swift {
             Self::Keystone
         } else {
             self
@@ -60,6 +62,7 @@ impl Shape {
             Self::Neutron => as_json(&neutron(status, &message, failure)),
             Self::Glance => glance(status, &message, accept),
             Self::Placement => as_json(&placement(status, &message, failure, request_id)),
+            Self::Swift => swift(status, &message),
         };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
@@ -198,6 +201,56 @@ fn glance(status: StatusCode, message: &str, accept: Option<&HeaderValue>) -> (V
     (page.into_bytes(), HeaderValue::from_static("text/html; charset=UTF-8"))
 }
 
+/// Swift's own page where nothing else is said.
+fn swift(status: StatusCode, message: &str) -> (Vec<u8>, HeaderValue) {
+    if !message.is_empty() {
+        return (
+            message.as_bytes().to_vec(),
+            HeaderValue::from_static("text/plain; charset=UTF-8"),
+        );
+    }
+    let (title, text) = match status.as_u16() {
+        401 => (
+            "Unauthorized",
+            "This server could not verify that you are authorized to access the document you requested.",
+        ),
+        403 => ("Forbidden", "Access was denied to this resource."),
+        404 => ("Not Found", "The resource could not be found."),
+        405 => ("Method Not Allowed", "The method is not allowed for this resource."),
+        406 => (
+            "Not Acceptable",
+            "The resource is not available in a format acceptable to your browser.",
+        ),
+        408 => (
+            "Request Timeout",
+            "The server has waited too long for the request to be sent by the client.",
+        ),
+        409 => ("Conflict", "There was a conflict when trying to complete your request."),
+        411 => ("Length Required", "Content-Length header required."),
+        412 => ("Precondition Failed", "A precondition for this request was not met."),
+        413 => (
+            "Request Entity Too Large",
+            "The body of your request was too large for this server.",
+        ),
+        416 => (
+            "Requested Range Not Satisfiable",
+            "The Range requested is not available.",
+        ),
+        422 => ("Unprocessable Entity", "Unable to process the contained instructions"),
+        503 => (
+            "Service Unavailable",
+            "The server is currently unavailable. Please try again at a later time.",
+        ),
+        507 => (
+            "Insufficient Storage",
+            "There was not enough space to save the resource.",
+        ),
+        _ => (title(status), "The server could not comply with the request."),
+    };
+    let page = format!("<html><h1>{title}</h1><p>{text}</p></html>");
+    (page.into_bytes(), HeaderValue::from_static("text/html; charset=UTF-8"))
+}
+
 fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -288,6 +341,7 @@ mod tests {
             (Shape::Neutron, 409),
             (Shape::Glance, 413),
             (Shape::Placement, 409),
+            (Shape::Swift, 413),
         ] {
             assert_eq!(
                 rendered(shape, Failure::exhausted("full"), "*/*").await.0,
@@ -306,6 +360,7 @@ mod tests {
             Shape::Neutron,
             Shape::Glance,
             Shape::Placement,
+            Shape::Swift,
         ] {
             let (status, body) = rendered(shape, Failure::internal("password is hunter2"), "*/*").await;
             assert_eq!(status, 500);
@@ -328,6 +383,18 @@ mod tests {
                 (401, body.to_owned())
             );
         }
+    }
+
+    #[tokio::test]
+    async fn swift_says_what_a_status_means() {
+        let page = "<html><h1>Not Found</h1><p>The resource could not be found.</p></html>";
+        assert_eq!(
+            rendered(Shape::Swift, Failure::not_found(""), "*/*").await,
+            (404, page.to_owned())
+        );
+        let said = rendered(Shape::Swift, Failure::invalid("Bad digest"), "*/*").await;
+        assert_eq!(said, (400, "Bad digest".to_owned()));
+        assert_eq!(rendered(Shape::Swift, Failure::unauthenticated(""), "*/*").await.0, 401);
     }
 
     #[tokio::test]
