@@ -167,6 +167,10 @@ def sections(cloud, work, is_real):
         conf["volume"] = {"min_microversion": low, "max_microversion": high, "build_timeout": "120", "catalog_type": "block-storage"}
         conf["volume"]["volume_type_multiattach"] = volume_type(cloud, "conformance-multiattach", {"multiattach": "<is> True"})
         conf["volume-feature-enabled"] = {"api_extensions": ",".join(sorted(extension["alias"] for extension in extensions))}
+    if cloud.url("swift"):
+        root = re.sub(r"/v1(/.*)?$", "", cloud.url("swift"))
+        apis = sorted(name for name in cloud.get(f"{root}/info") if name != "swift")
+        conf["object-storage-feature-enabled"] = {"discoverable_apis": ",".join(apis), "container_sync": str("container_sync" in apis).lower()}
     return conf
 
 

@@ -30,7 +30,7 @@ import page  # noqa: E402
 import results  # noqa: E402
 
 PLAIN = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
-DEFAULT = ["identity", "identity-more", "compute", "interop-compute", "image", "network", "volume"]
+DEFAULT = ["identity", "identity-more", "compute", "interop-compute", "image", "network", "volume", "object", "interop-object"]
 
 
 def main():

@@ -45,6 +45,7 @@ pub fn defaults() -> Policy {
     policy.register_for("network", madang_network::POLICY);
     policy.register_for("volume", madang_block::api::POLICY);
     policy.register_for("compute", madang_compute::api::POLICY);
+    policy.register_for("object-store", madang_object::swift::POLICY);
     policy
 }
 

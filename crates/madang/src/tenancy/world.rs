@@ -124,6 +124,8 @@ impl World {
                 .await;
             self.things.insert(name.to_owned(), made);
         }
+        let account = format!("AUTH_{}", self.things["project"]);
+        self.things.insert("account".to_owned(), account);
         let owner = format!("{MARK}owner");
         let project = self.things["project"].clone();
         let id = self.user(&owner, "manager", &project).await;

@@ -12,6 +12,11 @@ use madang_http::{Health, Metrics};
 use madang_identity::{Identity, catalog::rules::CatalogEntry};
 use madang_image::Library;
 use madang_network::SeedOptions;
+use madang_object::{
+    disk::{Disk, DiskOptions},
+    objects::Objects,
+    swift::{self, SwiftApi},
+};
 use madang_store::{Backend, Sqlite, SqliteOptions, Store, StoreBuilder};
 use serde_json::{Value, json};
 
@@ -37,7 +42,7 @@ pub struct Service {
 }
 
 /// All services, in the order in which they are asked whether they answer.
-pub const SERVICES: [Service; 8] = [
+pub const SERVICES: [Service; 9] = [
     Service {
         kind: "identity",
         name: "keystone",
@@ -80,6 +85,13 @@ pub const SERVICES: [Service; 8] = [
         version: "",
         description: "Audit trail",
     },
+    Service {
+        kind: "object-store",
+        name: "swift",
+        path: "/object-store",
+        version: madang_object::swift::CATALOG_PATH,
+        description: "Object storage",
+    },
     // Twice, since clients look for either name.
     Service {
         kind: "block-storage",
@@ -105,6 +117,8 @@ pub struct Cloud {
     pub identity: Arc<Identity>,
     /// Images and their bytes.
     pub library: Arc<Library>,
+    /// Accounts, containers and objects.
+    pub objects: Objects,
 }
 
 impl Cloud {
@@ -178,10 +192,16 @@ impl Cloud {
         let library = Library::open(store.clone(), &data.join("images"), group).await;
         let library = library.context("could not open the images")?;
         library.trust(config.image.download_from.iter().cloned());
+        let place = data.join("objects");
+        let disk = tokio::task::spawn_blocking(move || Disk::open(&place, DiskOptions::default())).await?;
+        let objects = Objects::new(disk.context("could not open the objects")?);
+        objects.disk().tend(group);
+        objects.end(group);
         Ok(Self {
             store,
             identity,
             library,
+            objects,
         })
     }
 }
@@ -212,6 +232,10 @@ impl Cloud {
             options,
         };
         let audit = madang_audit::api::AuditApi::new(recorder);
+        let objects = SwiftApi {
+            objects: self.objects.clone(),
+        };
+        let recognize = |router| madang_identity::recognize(&self.identity, "object-store", router);
         let faces = [
             ("/audit", madang_audit::api::router(audit, metrics, behind("audit"))),
             ("/identity", madang_identity::router(&self.identity, metrics)),
@@ -229,11 +253,13 @@ impl Cloud {
                 madang_compute::api::router(compute, metrics, behind("compute")),
             ),
             ("/volume", madang_block::api::router(block, metrics, behind("volume"))),
+            ("/object-store", swift::router(objects, metrics, recognize)),
         ];
         let mut router = Router::new()
             .route("/", get(async || madang_http::json(StatusCode::OK, &directory())))
             .merge(health.router())
             .merge(metrics.router())
+            .merge(swift::root(metrics))
             .fallback(async || madang_http::json(StatusCode::NOT_FOUND, &directory()));
         for (path, face) in faces {
             router = router.nest_service(path, face);
