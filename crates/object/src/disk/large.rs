@@ -191,6 +191,8 @@ impl Stream {
 
 /// What is written from another thread, a piece at a time.
 struct Sink {
+    /// Who drops an upload half way must not remove the file before the last piece is written.
+    _coming: Arc<Coming>,
     file: Option<File>,
     path: PathBuf,
     md5: Md5,
@@ -266,7 +268,7 @@ pub struct Upload {
     buffer: BytesMut,
     length: u64,
     writing: Option<JoinHandle<(Sink, Result<(), DiskError>)>>,
-    coming: Option<Coming>,
+    coming: Option<Arc<Coming>>,
 }
 
 impl Upload {
@@ -329,12 +331,14 @@ impl Upload {
             }
         };
         let path = self.files.path(id);
-        self.coming = Some(Coming {
+        let coming = Arc::new(Coming {
             files: Arc::clone(&self.files),
             id,
             is_kept: AtomicBool::new(false),
         });
+        self.coming = Some(Arc::clone(&coming));
         Sink {
+            _coming: coming,
             file: None,
             path,
             md5: Md5::new(),
@@ -378,7 +382,7 @@ pub struct Uploaded {
     md5: String,
     length: u64,
     small: Option<Bytes>,
-    coming: Option<Coming>,
+    coming: Option<Arc<Coming>>,
 }
 
 impl Uploaded {

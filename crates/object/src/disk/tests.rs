@@ -167,6 +167,13 @@ async fn space_comes_back() {
     let mut broken_off = disk.upload();
     broken_off.write(&pattern(2 << 20, 0)).await.unwrap();
     drop(broken_off);
+    // What it was writing just then is written first.
+    for _ in 0..500 {
+        if bytes_below(&directory.path().join("large")) < 1_500_000 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     disk.give_all_back().await.unwrap();
     let large = bytes_below(&directory.path().join("large"));
     assert!((900_000..910_000).contains(&large), "{large}");

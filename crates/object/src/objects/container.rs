@@ -1,15 +1,18 @@
 //! Containers.
 
 use super::{
-    Container, Difference, Object, ObjectError, Objects, Rows, Use, account::row_or_new, container_of, count, read,
-    read_at, use_of, write,
+    Container, Difference, Object, ObjectError, Objects, Rows, Use, Which, account::row_or_new, container_of, count,
+    object::remove, read, read_at, use_of, write,
 };
 use crate::{
     Stamp,
-    disk::Place,
+    disk::{Place, Tx},
     key,
     listing::{self, Line, Wanted},
 };
+
+/// Ended objects removed at a time.
+const BATCH: usize = 500;
 
 /// A container with what it uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,7 @@ impl Objects {
         let (account, container) = (account.to_owned(), container.to_owned());
         let delete = self.disk.transact(move |tx| {
             let row = container_of(tx, &account, &container)?;
+            remove_ended(tx, &account, &container, row.id)?;
             let of_it = [key::objects(row.id), key::all_versions(row.id)];
             for prefix in of_it {
                 if !tx.range(&prefix, &key::end_of(&prefix), false, 1)?.is_empty() {
@@ -121,5 +125,25 @@ impl Objects {
             Ok::<_, ObjectError>(listing::list(&rows, &wanted)?)
         });
         look.await
+    }
+}
+
+/// What has ended is as good as gone.
+fn remove_ended(tx: &mut Tx<'_>, account: &str, container: &str, id: u64) -> Result<(), ObjectError> {
+    let prefix = key::objects(id);
+    loop {
+        let rows = tx.range(&prefix, &key::end_of(&prefix), false, BATCH)?;
+        let is_last = rows.len() < BATCH;
+        for (key, entry) in rows {
+            let object: Object = read(&entry)?;
+            if !object.has_ended() {
+                return Ok(());
+            }
+            let name = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+            remove(tx, &Which::new(account, container, &name), id, &object)?;
+        }
+        if is_last {
+            return Ok(());
+        }
     }
 }

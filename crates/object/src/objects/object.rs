@@ -146,7 +146,11 @@ impl Objects {
     /// `NoContainer`, `NoObject`, or when it cannot be written.
     pub async fn delete_object(&self, which: &Which) -> Result<Option<Object>, ObjectError> {
         let which = which.clone();
-        self.disk.transact(move |tx| delete(tx, &which)).await
+        match self.disk.transact(move |tx| delete(tx, &which)).await? {
+            Deleted::Done => Ok(None),
+            Deleted::Sign(sign) => Ok(Some(sign)),
+            Deleted::HadEnded => Err(ObjectError::NoObject),
+        }
     }
 
     /// Takes many objects away at once. What became of each.
@@ -158,6 +162,7 @@ impl Objects {
             let mut outcomes = Vec::new();
             for which in &all {
                 outcomes.push(match delete(tx, which) {
+                    Ok(Deleted::HadEnded) => Err(ObjectError::NoObject),
                     Ok(_) => Ok(()),
                     // The rest would fail the same way, and what was done must go back.
                     Err(ObjectError::Disk(error)) => return Err(error.into()),
@@ -227,7 +232,17 @@ pub(super) fn put(tx: &mut Tx<'_>, which: &Which, new: NewObject) -> Result<Obje
     Ok(object)
 }
 
-fn delete(tx: &mut Tx<'_>, which: &Which) -> Result<Option<Object>, ObjectError> {
+/// What became of an object that was to be deleted.
+pub(super) enum Deleted {
+    /// It is gone, or the version before it is there.
+    Done,
+    /// It is a version now, and this says that it was deleted.
+    Sign(Object),
+    /// It had ended by itself; now it is gone, too.
+    HadEnded,
+}
+
+fn delete(tx: &mut Tx<'_>, which: &Which) -> Result<Deleted, ObjectError> {
     let container = container_of(tx, &which.account, &which.container)?;
     if which.version.is_some() {
         return versions::delete_one(tx, which, &container);
@@ -241,14 +256,14 @@ fn delete(tx: &mut Tx<'_>, which: &Which) -> Result<Option<Object>, ObjectError>
     let (Some(old), Some(found)) = (old, found) else {
         return Err(ObjectError::NoObject);
     };
-    if !old.has_ended() && versions::take_back(tx, which, &container, &old, &found.place)? {
-        return Ok(None);
-    }
-    remove(tx, which, container.id, &old)?;
     if old.has_ended() {
-        return Err(ObjectError::NoObject);
+        remove(tx, which, container.id, &old)?;
+        return Ok(Deleted::HadEnded);
     }
-    Ok(None)
+    if !versions::take_back(tx, which, &container, &old, &found.place)? {
+        remove(tx, which, container.id, &old)?;
+    }
+    Ok(Deleted::Done)
 }
 
 /// Takes an object away for good.

@@ -177,6 +177,16 @@ async fn what_has_ended_is_not_there_and_then_gone() {
     let soon = (Stamp::now().seconds() - 1).to_string();
     ending.object.headers.insert("x-delete-at".to_owned(), soon);
     let which = Which::new("a", "c", "x");
+    objects.put_object(&which, ending.clone()).await.unwrap();
+    let deleted = objects.delete_object(&which).await;
+    assert!(
+        matches!(deleted, Err(ObjectError::NoObject)),
+        "it was not there any more"
+    );
+    assert_eq!(used(&objects, "c").await, (0, 0), "and now it does not count either");
+    objects.put_object(&which, ending.clone()).await.unwrap();
+    objects.delete_container("a", "c").await.unwrap();
+    objects.set_container("a", "c", true, |_| Ok(())).await.unwrap();
     objects.put_object(&which, ending).await.unwrap();
     put(&objects, "y", "stays").await.unwrap();
     assert_eq!(text(&objects, &which).await, None);

@@ -6,7 +6,7 @@
 
 use super::{
     Container, Difference, Object, ObjectError, Objects, Which, container_of, count_in,
-    object::{Bytes, NewObject, find, move_end, put, remove},
+    object::{Bytes, Deleted, NewObject, find, move_end, put, remove},
     read, read_at, signed, write,
 };
 use crate::{
@@ -91,7 +91,7 @@ pub(super) fn leave_sign(
     container: &Container,
     old: Option<&Object>,
     found: Option<&Entry>,
-) -> Result<Option<Object>, ObjectError> {
+) -> Result<Deleted, ObjectError> {
     if let (Some(old), Some(found)) = (old, found) {
         keep(tx, which, container, old, &found.place)?;
         tx.delete(&key::object(container.id, &which.name))?;
@@ -112,7 +112,7 @@ pub(super) fn leave_sign(
         ..Object::default()
     };
     tx.put(&key::version(container.id, &which.name, at.0), write(&sign))?;
-    Ok(Some(sign))
+    Ok(Deleted::Sign(sign))
 }
 
 /// A delete where older versions are elsewhere. Whether that was all.
@@ -168,11 +168,11 @@ pub(super) fn take_back(
 }
 
 /// Takes one version away; where it was the one that is there now, nothing takes its place.
-pub(super) fn delete_one(tx: &mut Tx<'_>, which: &Which, container: &Container) -> Result<Option<Object>, ObjectError> {
+pub(super) fn delete_one(tx: &mut Tx<'_>, which: &Which, container: &Container) -> Result<Deleted, ObjectError> {
     let (key, object, _) = find(tx, container.id, which)?.ok_or(ObjectError::NoObject)?;
     if key == key::object(container.id, &which.name) {
         remove(tx, which, container.id, &object)?;
-        return Ok(None);
+        return Ok(Deleted::Done);
     }
     tx.delete(&key)?;
     let by = Difference {
@@ -180,7 +180,7 @@ pub(super) fn delete_one(tx: &mut Tx<'_>, which: &Which, container: &Container) 
         ..Difference::default()
     };
     count_in(tx, &which.account, container.id, by)?;
-    Ok(None)
+    Ok(Deleted::Done)
 }
 
 /// A version in a list.
