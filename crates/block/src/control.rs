@@ -8,6 +8,7 @@ mod backup;
 mod freeze;
 mod make;
 mod manage;
+mod merge;
 mod work;
 
 use std::{sync::Arc, time::Duration};
@@ -209,7 +210,10 @@ impl Control {
             (VolumeState::Downloading, Some(Task::Reimage { image })) => self.reimage(&volume, image).await,
             (VolumeState::Unmanaging, Some(Task::Unmanage)) => self.leave(&volume).await,
             (VolumeState::Restoring, Some(Task::Restore { backup })) => self.restore(&volume, backup).await,
-            _ => return Ok(Next::Done),
+            _ => {
+                self.merge(&volume).await?;
+                return Ok(Next::Done);
+            }
         };
         match worked {
             Ok(Progress::Done) => Ok(Next::Done),

@@ -92,6 +92,9 @@ pub trait BackEnd: Send + Sync {
     /// Makes an empty layer of `bytes` over `base`, which is not written to any more.
     async fn make_over(&self, uid: Uuid, base: LayerFile, bytes: u64) -> Result<LayerFile, BackEndError>;
 
+    /// Makes a layer of what `top` and the layers between it and `base` hold: the same disk, over `base` or alone.
+    async fn merge(&self, uid: Uuid, top: LayerFile, base: Option<LayerFile>) -> Result<LayerFile, BackEndError>;
+
     /// Takes an image's file as a layer, without copying where that can be. `format` is QEMU's word for what it is.
     async fn take_image(&self, uid: Uuid, image: &Path, format: &str) -> Result<LayerFile, BackEndError>;
 

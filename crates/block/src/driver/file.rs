@@ -75,6 +75,22 @@ impl FileBackEnd {
         self.layers().join(file_name(layer))
     }
 
+    /// Gives a layer that is whole its name, durably.
+    async fn finish(&self, layer: LayerFile, partial: PathBuf) -> Result<LayerFile, BackEndError> {
+        let path = self.file(layer);
+        blocking(move || {
+            let end = || -> std::io::Result<()> {
+                fs::set_permissions(&partial, Permissions::from_mode(0o600))?;
+                File::open(&partial)?.sync_all()?;
+                fs::rename(&partial, &path)?;
+                sync_parent(&path)
+            };
+            end().map_err(BackEndError::io(format!("write {}", path.display())))?;
+            Ok(layer)
+        })
+        .await
+    }
+
     async fn write(&self, uid: Uuid, bytes: Vec<u8>, length: u64) -> Result<LayerFile, BackEndError> {
         let layer = LayerFile {
             uid,
@@ -127,6 +143,11 @@ fn look(path: &Path) -> Result<(LayerFormat, u64), BackEndError> {
     Ok((LayerFormat::Qcow2, qcow2::size(path)?))
 }
 
+/// A path among QEMU's options, where a comma is written twice.
+fn doubled(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
 fn file_name(layer: LayerFile) -> String {
     let ending = layer.format.as_str();
     format!("{}.{ending}", layer.uid)
@@ -177,6 +198,63 @@ impl BackEnd for FileBackEnd {
         let name = file_name(base);
         let (head, length) = qcow2::head(bytes, Some((&name, base.format.as_str())));
         self.write(uid, head, length).await
+    }
+
+    async fn merge(&self, uid: Uuid, top: LayerFile, base: Option<LayerFile>) -> Result<LayerFile, BackEndError> {
+        let layer = LayerFile {
+            uid,
+            format: LayerFormat::Qcow2,
+        };
+        let (path, partial) = (self.file(layer), self.layers().join(format!("{uid}.part")));
+        if path.exists() {
+            return Ok(layer);
+        }
+        let doing = format!("merge the layers below {}", top.uid);
+        // Somebody may attach the volume meanwhile, and must not find it locked: what is read then is not used.
+        let Some(base) = base else {
+            let mut args = ["convert", "-q", "-U", "-f", top.format.as_str(), "-O", "qcow2"]
+                .map(Into::into)
+                .to_vec();
+            args.extend([self.file(top).into(), partial.clone().into()]);
+            qemu_img(args, doing, SLOW).await?;
+            return self.finish(layer, partial).await;
+        };
+        // An empty layer over what is there, which is then told to stand on the base: what differs comes into it.
+        let (of, empty, name) = (self.file(top), partial.clone(), file_name(top));
+        blocking(move || {
+            let (head, length) = qcow2::head(qcow2::size(&of)?, Some((&name, top.format.as_str())));
+            let write = || -> std::io::Result<()> {
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(&empty)?;
+                file.write_all(&head)?;
+                file.set_len(length)
+            };
+            write().map_err(BackEndError::io(format!("write {}", empty.display())))
+        })
+        .await?;
+        let opened = format!(
+            "driver=qcow2,file.driver=file,file.filename={},backing.driver={},backing.force-share=on,\
+             backing.file.driver=file,backing.file.filename={}",
+            doubled(&partial),
+            top.format.as_str(),
+            doubled(&self.file(top)),
+        );
+        let mut args = ["rebase", "-q", "--image-opts", "-F", base.format.as_str(), "-b"]
+            .map(Into::into)
+            .to_vec();
+        args.extend([self.file(base).into(), opened.into()]);
+        qemu_img(args, doing.clone(), SLOW).await?;
+        // Named relative to the new file, as every layer names what it stands on.
+        let mut args = ["rebase", "-q", "-u", "-f", "qcow2", "-F", base.format.as_str(), "-b"]
+            .map(Into::into)
+            .to_vec();
+        args.extend([file_name(base).into(), partial.clone().into()]);
+        qemu_img(args, doing, QUICK).await?;
+        self.finish(layer, partial).await
     }
 
     async fn take_image(&self, uid: Uuid, image: &Path, format: &str) -> Result<LayerFile, BackEndError> {

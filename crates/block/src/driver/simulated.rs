@@ -56,6 +56,13 @@ impl BackEnd for SimulatedBackEnd {
         Ok(self.make(uid))
     }
 
+    async fn merge(&self, uid: Uuid, top: LayerFile, _: Option<LayerFile>) -> Result<LayerFile, BackEndError> {
+        if !self.layers.lock().contains(&top.uid) {
+            return Err(BackEndError::Broken(format!("layer {} is gone", top.uid)));
+        }
+        Ok(self.make(uid))
+    }
+
     async fn take_image(&self, uid: Uuid, _: &Path, _: &str) -> Result<LayerFile, BackEndError> {
         Ok(self.make(uid))
     }

@@ -161,7 +161,7 @@ pub async fn volumes(
 ) -> Result<Response, Failure> {
     check_path(&uri, version)?;
     enforce(&caller, "volume_extension:list_manageable", caller.project()?)?;
-    listed(&api, "manageable-volumes", &query, None).await
+    listed(&api, "manageable-volumes", &query, false).await
 }
 
 /// `GET /manageable_snapshots`.
@@ -174,7 +174,7 @@ pub async fn snapshots(
 ) -> Result<Response, Failure> {
     check_path(&uri, version)?;
     enforce(&caller, "snapshot_extension:list_manageable", caller.project()?)?;
-    listed(&api, "manageable-snapshots", &query, None).await
+    listed(&api, "manageable-snapshots", &query, false).await
 }
 
 /// `GET …/detail`; there is no other word after these paths.
@@ -195,10 +195,10 @@ pub async fn detail(
     if word != "detail" {
         return Err(Failure::not_found("The resource could not be found."));
     }
-    listed(&api, collection, &query, Some(())).await
+    listed(&api, collection, &query, true).await
 }
 
-async fn listed(api: &BlockApi, collection: &str, query: &Query, detail: Option<()>) -> Result<Response, Failure> {
+async fn listed(api: &BlockApi, collection: &str, query: &Query, is_full: bool) -> Result<Response, Failure> {
     let required = || Failure::invalid("Either 'host' or 'cluster' must be specified.").at("host");
     check_host(api, query.get("host").ok_or_else(required)?)?;
     let wants_snapshots = collection == "manageable-snapshots";
@@ -220,7 +220,7 @@ async fn listed(api: &BlockApi, collection: &str, query: &Query, detail: Option<
         if wants_snapshots {
             shown["source_reference"] = json!({});
         }
-        if detail.is_some() {
+        if is_full {
             shown["reason_not_safe"] = Value::Null;
             shown["cinder_id"] = Value::Null;
             shown["extra_info"] = Value::Null;

@@ -192,3 +192,55 @@ async fn a_start_removes_what_nobody_names() {
         .await;
     again.stop().await;
 }
+
+#[tokio::test]
+async fn layers_that_nobody_else_needs_become_one() {
+    let cloud = Cloud::new().await;
+    let volume = cloud
+        .create("volumes", "volume", json!({ "size": 1, "imageRef": cloud.image }))
+        .await;
+    let path = format!("/volumes/{volume}");
+    cloud.becomes(&path, "volume", "available").await;
+    let mut snapshots = Vec::new();
+    for step in 1..=10_u8 {
+        cloud.write(&volume, u64::from(step), step);
+        let snapshot = cloud
+            .create("snapshots", "snapshot", json!({ "volume_id": volume }))
+            .await;
+        let of = format!("/snapshots/{snapshot}");
+        cloud.becomes(&of, "snapshot", "available").await;
+        snapshots.push(of);
+    }
+    // The first one stays, and what it stands on with it.
+    let kept = snapshots.remove(0);
+    for of in snapshots {
+        assert_eq!(cloud.call("DELETE", &of, Value::Null).await.0, 202);
+    }
+    for _ in 0..1500 {
+        if cloud.files() <= 3 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(cloud.files() <= 3, "{} files are left of 12", cloud.files());
+    let wanted: Vec<u8> = (1..=10).collect();
+    let check = |id: &str, wanted: &[u8]| {
+        for (place, pattern) in wanted.iter().enumerate() {
+            let place = place as u64 + 1;
+            assert!(
+                cloud.io(id, &format!("read -P {pattern} {place}M 4k")),
+                "{pattern} at {place} MiB"
+            );
+        }
+        assert!(cloud.io(id, "read -P 0x55 0 4k"), "the image below");
+    };
+    check(&volume, &wanted);
+    let id = kept.rsplit('/').next().unwrap();
+    let copy = cloud.create("volumes", "volume", json!({ "snapshot_id": id })).await;
+    cloud.becomes(&format!("/volumes/{copy}"), "volume", "available").await;
+    check(&copy, &[1, 0, 0]);
+    // It goes on.
+    cloud.write(&volume, 10, 99);
+    assert!(cloud.io(&volume, "read -P 99 10M 4k"));
+    cloud.stop().await;
+}
