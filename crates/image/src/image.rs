@@ -100,6 +100,9 @@ pub struct ImageStatus {
     /// Bytes that wait to be imported.
     #[serde(default)]
     pub staged: Option<Content>,
+    /// It was imported, or that was tried; Glance's properties of imports stay from then on.
+    #[serde(default)]
+    pub was_imported: bool,
     /// The last import failed.
     #[serde(default)]
     pub has_failed: bool,

@@ -74,12 +74,13 @@ pub(crate) async fn begin(library: &Arc<Library>, caller: &Caller, id: &str, bod
         let image = tx.get::<Image>(&key).ok_or_else(missing)?;
         check(&image, &method)?;
         let before = image.status.state;
+        let mut busy = (*image).clone();
         if !matches!(method, Method::Copy) {
-            let mut busy = (*image).clone();
             busy.status.state = ImageState::Importing;
-            busy.status.has_failed = false;
-            tx.update(&image, busy)?;
         }
+        busy.status.was_imported = true;
+        busy.status.has_failed = false;
+        tx.update(&image, busy)?;
         Ok((task::begin(tx, image.project(), spec.clone())?, before))
     });
     let (task, before) = started.await.map_err(|Refused(failure)| failure)?;
@@ -111,6 +112,7 @@ pub(crate) async fn create(
         if let Some(image) = tx.get::<Image>(&key) {
             let mut busy = (*image).clone();
             busy.status.state = ImageState::Importing;
+            busy.status.was_imported = true;
             tx.update(&image, busy)?;
         }
         Ok(task::begin(tx, image.project(), spec.clone())?)

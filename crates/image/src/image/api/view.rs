@@ -74,12 +74,10 @@ pub(crate) fn view(image: &Resource<Image>) -> View<'_> {
         file: format!("/v2/images/{id}/file"),
         schema: "/v2/schemas/image",
         stores: matches!(status.state, ImageState::Active | ImageState::Deactivated).then_some(STORE),
-        os_glance_importing_to_stores: is_importing.then_some(STORE),
-        os_glance_failed_import: match (status.has_failed, is_importing) {
-            (true, _) => Some(STORE),
-            (false, true) => Some(""),
-            (false, false) => None,
-        },
+        os_glance_importing_to_stores: status.was_imported.then_some(if is_importing { STORE } else { "" }),
+        os_glance_failed_import: status
+            .was_imported
+            .then_some(if status.has_failed { STORE } else { "" }),
     }
 }
 
