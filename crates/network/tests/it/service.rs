@@ -1,11 +1,12 @@
 //! What admins set for all: templates of rules, flavors, metering labels; what a port needs of its host; and addresses that
 //! move.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 use madang_network::{FloatingIp, qos};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::cloud::{Client, Cloud, cause, text};
 
