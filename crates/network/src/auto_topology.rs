@@ -169,6 +169,8 @@ fn unmake(tx: &mut Tx<'_>, record: &Resource<AutoTopology>) -> Result<(), StoreE
     if let Some(router) = find::<Router>(tx, &made.router) {
         let ports = tx.store().cache::<Port>().by("device", router.name());
         for port in ports {
+            // Each interface that goes changes the router.
+            let router = find::<Router>(tx, &made.router).unwrap_or_else(|| Arc::clone(&router));
             if let Ok(interface) = interfaces::by_port(tx, &router, port.name()) {
                 interfaces::remove(tx, &router, &interface)?;
             }
