@@ -20,9 +20,9 @@ mod tend;
 mod writer;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -142,11 +142,13 @@ impl Disk {
     /// # Errors
     /// When it cannot be read, another process has it open, or its log is damaged.
     pub fn open(directory: &Path, options: DiskOptions) -> Result<Self, DiskError> {
-        fs::create_dir_all(directory).map_err(DiskError::io("make", directory))?;
+        private_directory(directory).map_err(DiskError::io("make", directory))?;
         let lock = lock(&directory.join("lock"))?;
         let segments = Arc::new(Segments::open(&directory.join("log"))?);
         let files = Arc::new(Files::open(&directory.join("large"))?);
         let path = directory.join("index.db");
+        // What SQLite puts beside it is for the same eyes.
+        private_file(&path).map_err(DiskError::io("open", &path))?;
         let connection = index::open(&path).map_err(failed)?;
         let end = catch_up::catch_up(&connection, &segments)?;
         let log = log::Log::open(Arc::clone(&segments), end)?;
@@ -286,15 +288,23 @@ fn lock(path: &Path) -> Result<File, DiskError> {
     }
 }
 
+/// A directory for its owner's eyes only, made where it is not there.
+fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
 /// Opens a file for its owner's eyes only, made where it is not there.
 fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(path)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Makes names in a directory survive a power loss.

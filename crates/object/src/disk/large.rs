@@ -25,7 +25,7 @@ use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use super::{DiskError, Place, SMALL_BYTES, blocking, private_file, sync_directory};
+use super::{DiskError, Place, SMALL_BYTES, blocking, private_directory, private_file, sync_directory};
 
 /// What one sum is of.
 const BLOCK: usize = 64 << 10;
@@ -41,9 +41,10 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn open(directory: &Path) -> Result<Self, DiskError> {
+        private_directory(directory).map_err(DiskError::io("make", directory))?;
         for number in 0..=u8::MAX {
             let below = directory.join(format!("{number:02x}"));
-            fs::create_dir_all(&below).map_err(DiskError::io("make", &below))?;
+            private_directory(&below).map_err(DiskError::io("make", &below))?;
         }
         sync_directory(directory)?;
         Ok(Self {

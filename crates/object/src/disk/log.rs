@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{DiskError, index::Position, private_file, record::Place, sync_directory};
+use super::{DiskError, index::Position, private_directory, private_file, record::Place, sync_directory};
 
 /// Segments kept open for readers.
 const OPEN: usize = 256;
@@ -24,7 +24,7 @@ pub(super) struct Segments {
 
 impl Segments {
     pub(super) fn open(directory: &Path) -> Result<Self, DiskError> {
-        fs::create_dir_all(directory).map_err(DiskError::io("make", directory))?;
+        private_directory(directory).map_err(DiskError::io("make", directory))?;
         Ok(Self {
             directory: directory.to_owned(),
             open: Mutex::default(),

@@ -85,6 +85,33 @@ async fn what_is_written_is_there_after_a_restart_and_in_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_may_look() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("objects");
+    // As an older madang may have left it.
+    fs::create_dir(&place).unwrap();
+    fs::set_permissions(&place, Permissions::from_mode(0o755)).unwrap();
+    let disk = Disk::open(&place, options()).unwrap();
+    put(&disk, "small", pattern(10, 0)).await.unwrap();
+    put(&disk, "large", pattern(1 << 20, 0)).await.unwrap();
+    let mut seen = Vec::new();
+    let mut left = vec![place];
+    while let Some(path) = left.pop() {
+        let about = fs::metadata(&path).unwrap();
+        assert_eq!(about.permissions().mode() & 0o077, 0, "{}", path.display());
+        if about.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            seen.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        }
+    }
+    for name in ["lock", "index.db", "index.db-wal", "index.db-shm", "000000000001"] {
+        assert!(seen.iter().any(|seen| seen == name), "{name} of {seen:?}");
+    }
+    assert_eq!(seen.len(), 6, "and the large one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_change_leaves_nothing_and_its_neighbours_stay() {
     let directory = tempfile::tempdir().unwrap();
     let disk = Disk::open(directory.path(), options()).unwrap();
@@ -158,7 +185,7 @@ async fn space_comes_back() {
     for n in 0..4 {
         put(&disk, &format!("large{n}"), pattern(300_000, n)).await.unwrap();
     }
-    for n in (0..200).filter(|n| n % 10 != 0) {
+    for n in (0..200_usize).filter(|n| !n.is_multiple_of(10)) {
         delete(&disk, &format!("small{n:03}")).await;
     }
     delete(&disk, "large0").await;
