@@ -95,6 +95,20 @@ impl Etcd {
         })
     }
 
+    /// Whether there is a store below the options' prefix; makes none.
+    ///
+    /// # Errors
+    /// `Backend` when no member answers.
+    pub async fn exists(options: &EtcdOptions) -> Result<bool, StoreError> {
+        let (client, layout) = (Client::new(options)?, Layout::new(&options.prefix));
+        let head = RangeRequest {
+            count_only: true,
+            ..key(layout.head())
+        };
+        let found = client.read("be opened", || client.range(&head)).await?;
+        Ok(found.count > 0)
+    }
+
     async fn submit<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::StoreError;
 
-/// How long one member may take for one call; etcd itself gives up after 5 s and an election or two.
-const CALL: Duration = Duration::from_secs(8);
+/// How long one member may take for one call, before another one is asked.
+const CALL: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(2);
 /// etcd ends connections that ask more often than every 5 s whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -1,18 +1,12 @@
-//! Three real members of etcd on loopback, with their data in a directory of their own.
+//! Three real members of etcd on loopback, with their data in a directory of their own. The bench uses this, too.
 
 use std::{
     net::TcpListener,
-    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use async_trait::async_trait;
-use madang_store::{Backend, Etcd, EtcdOptions, Sqlite, SqliteOptions, contract::Lab};
 use tokio::time::Instant;
 
 const MEMBERS: usize = 3;
@@ -25,17 +19,20 @@ pub(crate) struct Cluster {
     /// Of each member: for clients, for the others.
     ports: Vec<(u16, u16)>,
     members: Vec<Option<Child>>,
-    extra: Vec<String>,
+    /// `http` or `https` for clients.
+    scheme: &'static str,
+    /// Further options of etcd's, and of etcdctl's.
+    extra: [Vec<String>; 2],
     labs: AtomicUsize,
 }
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        Self::with(&[])
+        Self::with("http", [Vec::new(), Vec::new()])
     }
 
-    /// With further options of etcd's.
-    pub(crate) fn with(extra: &[&str]) -> Self {
+    /// With further options of etcd's, and of etcdctl's.
+    pub(crate) fn with(scheme: &'static str, extra: [Vec<String>; 2]) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let held: Vec<_> = (0..MEMBERS).map(|_| (free(), free())).collect();
         let port = |of: &TcpListener| of.local_addr().unwrap().port();
@@ -45,7 +42,8 @@ impl Cluster {
             dir: tempfile::tempdir().unwrap(),
             ports,
             members: (0..MEMBERS).map(|_| None).collect(),
-            extra: extra.iter().map(|&option| option.to_owned()).collect(),
+            scheme,
+            extra,
             labs: AtomicUsize::new(0),
         };
         cluster.revive();
@@ -64,7 +62,10 @@ impl Cluster {
 
     fn spawn(&self, member: usize) -> Child {
         let (client, peer) = self.ports[member];
-        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (
+            format!("{}://127.0.0.1:{client}", self.scheme),
+            format!("http://127.0.0.1:{peer}"),
+        );
         let peers = self.ports.iter().enumerate();
         let peers: Vec<_> = peers
             .map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"))
@@ -89,7 +90,7 @@ impl Cluster {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"])
             .args(["--logger", "zap", "--log-level", "warn"])
-            .args(&self.extra)
+            .args(&self.extra[0])
             .stdin(Stdio::null())
             .stdout(said.try_clone().unwrap())
             .stderr(said)
@@ -125,10 +126,15 @@ impl Cluster {
 
     /// Whether it worked, and what it said.
     pub(crate) fn ctl(&self, member: usize, arguments: &[&str]) -> (bool, String) {
+        self.ctl_within("3s", member, arguments)
+    }
+
+    fn ctl_within(&self, timeout: &str, member: usize, arguments: &[&str]) -> (bool, String) {
         let done = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints=127.0.0.1:{}", self.ports[member].0))
-            .args(["--command-timeout", "3s"])
+            .args(["--command-timeout", timeout])
+            .args(&self.extra[1])
             .args(arguments)
             .output()
             .expect("these tests need etcdctl: `scripts/bootstrap test`, or apt-get install etcd-server etcd-client");
@@ -163,10 +169,20 @@ impl Cluster {
         assert!(moved, "{said}");
     }
 
+    /// What `etcdctl check perf` writes, in its own words: puts of 1 KiB by 500 clients for a minute, 8,000 a second at most.
+    pub(crate) fn check_perf(&self) -> (bool, String) {
+        self.ctl_within("120s", 0, &["check", "perf", "--load=l"])
+    }
+
     /// The address of a store.
     pub(crate) fn address(&self, prefix: &str) -> String {
         let members: Vec<_> = self.ports.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
         format!("etcd://{}/{prefix}", members.join(","))
+    }
+
+    /// The address of a store where there is none yet.
+    pub(crate) fn fresh_address(&self) -> String {
+        self.address(&format!("lab-{}", self.labs.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Takes a store away.
@@ -181,45 +197,5 @@ impl Drop for Cluster {
         for member in 0..MEMBERS {
             self.kill(member);
         }
-    }
-}
-
-/// A prefix of its own for each.
-pub(crate) struct EtcdLab {
-    address: String,
-    dir: tempfile::TempDir,
-}
-
-impl EtcdLab {
-    pub(crate) fn new(cluster: &Cluster) -> Self {
-        let number = cluster.labs.fetch_add(1, Ordering::Relaxed);
-        Self {
-            address: cluster.address(&format!("lab-{number}")),
-            dir: tempfile::tempdir().unwrap(),
-        }
-    }
-}
-
-#[async_trait]
-impl Lab for EtcdLab {
-    async fn open(&self) -> Arc<dyn Backend> {
-        let options = EtcdOptions::parse(&self.address).unwrap();
-        Arc::new(Etcd::open(options).await.unwrap())
-    }
-
-    /// Restored as SQLite, and copied from there.
-    async fn open_backup(&self, backup: PathBuf) -> Option<Arc<dyn Backend>> {
-        let path = backup.with_extension("restored");
-        Sqlite::restore(&backup, &path).await.unwrap();
-        let restored = Sqlite::open(SqliteOptions::new(path)).await.unwrap();
-        let name = backup.file_name().unwrap().to_string_lossy().into_owned();
-        let options = EtcdOptions::parse(&format!("{}-{name}", self.address)).unwrap();
-        Etcd::copy_from(&restored, &options).await.unwrap();
-        restored.close().await;
-        Some(Arc::new(Etcd::open(options).await.unwrap()))
-    }
-
-    fn scratch(&self) -> PathBuf {
-        self.dir.path().to_owned()
     }
 }

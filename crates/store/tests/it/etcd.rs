@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use madang_store::{
-    Backend, Cause, Delta, Etcd, EtcdOptions, Expect, Key, Pages, Prefix, Record, Revision, Sqlite, SqliteOptions,
-    StoreError, Txn, Write,
+    Backend, Cause, Delta, Etcd, EtcdOptions, EtcdTls, Expect, Key, Pages, Prefix, Record, Revision, Sqlite,
+    SqliteOptions, StoreError, Txn, Write,
 };
 use tokio::task::JoinSet;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::cluster::Cluster;
 
@@ -289,4 +291,67 @@ async fn history_stays_within_its_count_and_its_bytes() {
     let compacted = oldest(&engine).await;
     assert!(compacted >= Revision(90) && compacted <= Revision(140), "{compacted}");
     engine.close().await;
+}
+
+/// etcd that speaks TLS and wants to know who asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_show_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = || {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        (
+            certificate.clone(),
+            Issuer::from_ca_cert_pem(&certificate, key).unwrap(),
+        )
+    };
+    let leaf = |issuer: &Issuer<'_, KeyPair>, name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
+    };
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name).display().to_string()
+    };
+    let (ca, issuer) = authority();
+    let (server, client) = (leaf(&issuer, "127.0.0.1"), leaf(&issuer, "madang"));
+    let ca_file = file("ca.pem", &ca);
+    let (server_file, server_key) = (file("server.pem", &server.0), file("server.key", &server.1));
+    let (client_file, client_key) = (file("client.pem", &client.0), file("client.key", &client.1));
+    let members = format!(
+        "--cert-file={server_file} --key-file={server_key} --trusted-ca-file={ca_file} --client-cert-auth=true"
+    );
+    let ctl = format!("--cacert={ca_file} --cert={client_file} --key={client_key}");
+    let cluster = Cluster::with(
+        "https",
+        [members, ctl].map(|all| all.split(' ').map(str::to_owned).collect()),
+    );
+
+    let mut options = EtcdOptions::parse(&cluster.fresh_address()).unwrap();
+    let identity = |(certificate, key): (String, String)| Some((certificate.into_bytes(), key.into_bytes()));
+    options.tls = Some(EtcdTls {
+        ca: ca.clone().into_bytes(),
+        identity: identity(client),
+    });
+    let engine = Etcd::open(options.clone()).await.unwrap();
+    engine.txn(txn(vec![], vec![put(1, "1")])).await.unwrap();
+    assert!(engine.get(&key(1)).await.unwrap().is_some());
+    engine.close().await;
+
+    let (other, stranger) = authority();
+    for (ca, identity) in [
+        (other.into_bytes(), options.tls.clone().unwrap().identity),
+        (ca.clone().into_bytes(), None),
+        (ca.into_bytes(), identity(leaf(&stranger, "madang"))),
+    ] {
+        options.tls = Some(EtcdTls { ca, identity });
+        let failed = Etcd::open(options.clone()).await.err().unwrap().to_string();
+        assert!(
+            failed.contains("certificate") || failed.contains("Certificate") || failed.contains("tls"),
+            "{failed}"
+        );
+    }
 }

@@ -10,8 +10,8 @@ use madang_store::{
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use crate::{
-    cluster::{Cluster, EtcdLab},
-    contract::SqliteLab,
+    cluster::Cluster,
+    contract::{EtcdLab, SqliteLab},
 };
 
 const KEYS: usize = 6;
