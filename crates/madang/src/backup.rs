@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     console::{Bytes, line},
     data_dir::DataDir,
+    storage,
 };
 
 /// Counted up when the archive changes in a way that an older madang cannot read.
@@ -57,9 +58,7 @@ pub async fn backup(data: &DataDir, file: &Path) -> anyhow::Result<()> {
     let held = scratch.path().join("blobs");
     fs::create_dir(&held).context("could not make a directory for blobs")?;
     hold_blobs(&data.join(BLOBS), &held)?;
-    Sqlite::copy(&data.database(), &scratch.path().join(STORE))
-        .await
-        .context("could not copy the store")?;
+    storage::copy(data, &scratch.path().join(STORE)).await?;
     if data.audit().exists() {
         Sqlite::copy(&data.audit(), &scratch.path().join(AUDIT))
             .await

@@ -28,6 +28,8 @@ pub enum Command {
     Backup(Backup),
     /// Bring the state of a backup into an empty data directory
     Restore(Backup),
+    /// Copy the state of a cloud that is not up from SQLite to etcd or back, and compare every record
+    Migrate(Migrate),
     /// Show who did what, when, from where and with which result
     Audit(Audit),
     /// Say what is allowed, and why
@@ -68,6 +70,41 @@ pub struct Up {
     /// Read further settings from this file (see `madang config`)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Keep the state there: `sqlite`, or etcd://HOST:PORT[,HOST:PORT…][/PREFIX] [default: as before, at first sqlite]
+    #[arg(long, value_name = "ADDRESS")]
+    pub store: Option<String>,
+    #[command(flatten)]
+    pub store_tls: StoreTls,
+    /// Take the store in etcd from the madang it belongs to, which is gone for good
+    #[arg(long)]
+    pub store_take_over: bool,
+}
+
+/// How etcd is spoken to, where it wants TLS.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StoreTls {
+    /// Speak TLS with etcd, and believe whom this authority does (PEM)
+    #[arg(long = "store-ca", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Show this certificate to etcd (PEM)
+    #[arg(long = "store-cert", value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long = "store-key", value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+}
+
+/// `madang migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Where the state is: sqlite:FILE (`store.db` of a data directory), or etcd://HOST:PORT[,HOST:PORT…][/PREFIX]
+    #[arg(long, value_name = "STORE")]
+    pub from: String,
+    /// Where it is to be; there must be nothing yet
+    #[arg(long, value_name = "STORE")]
+    pub to: String,
+    #[command(flatten)]
+    pub tls: StoreTls,
 }
 
 /// `madang backup` and `madang restore`.

@@ -37,6 +37,7 @@ pub struct Config {
     /// The operator's policy; none for the data directory's.
     pub policy_file: Option<PathBuf>,
     pub tls: Tls,
+    pub store: Store,
     pub audit: Audit,
     pub identity: identity::Identity,
     /// Directories that domains take their users from.
@@ -100,6 +101,55 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,
+}
+
+/// Where the state is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// `sqlite` or `etcd://…`; none for where it was before.
+    pub address: Option<String>,
+    /// PEM.
+    pub ca: Option<PathBuf>,
+    /// PEM.
+    pub certificate: Option<PathBuf>,
+    /// PEM.
+    pub key: Option<PathBuf>,
+    pub max_txn_ops: usize,
+    pub max_request_bytes: usize,
+    /// Only by the command line, and only once.
+    #[serde(skip)]
+    pub take_over: bool,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            address: None,
+            ca: None,
+            certificate: None,
+            key: None,
+            max_txn_ops: 128,
+            max_request_bytes: 3 << 19,
+            take_over: false,
+        }
+    }
+}
+
+impl Store {
+    /// Takes over what the command line says.
+    pub fn add(&mut self, address: Option<&String>, tls: &cli::StoreTls) {
+        if address.is_some() {
+            self.address = address.cloned();
+        }
+        if tls.ca.is_some() {
+            self.ca.clone_from(&tls.ca);
+        }
+        if tls.certificate.is_some() {
+            self.certificate.clone_from(&tls.certificate);
+            self.key.clone_from(&tls.key);
+        }
+    }
 }
 
 /// The audit trail.
@@ -187,6 +237,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             policy_file: None,
             tls: Tls::default(),
+            store: Store::default(),
             audit: Audit::default(),
             identity: identity::Identity::default(),
             ldap: Vec::new(),
@@ -226,6 +277,8 @@ impl Config {
         if let Some(hosts) = arguments.simulated_hosts {
             config.simulated_hosts = hosts;
         }
+        config.store.add(arguments.store.as_ref(), &arguments.store_tls);
+        config.store.take_over = arguments.store_take_over;
         Ok(config)
     }
 
@@ -238,6 +291,12 @@ impl Config {
         let config: Self = toml::from_str(text)?;
         if config.tls.certificate.is_some() != config.tls.key.is_some() {
             bail!("tls.certificate and tls.key go together: one of them is missing");
+        }
+        if config.store.certificate.is_some() != config.store.key.is_some() {
+            bail!("store.certificate and store.key go together: one of them is missing");
+        }
+        if config.store.max_txn_ops < 8 || config.store.max_request_bytes < 64 << 10 {
+            bail!("store.max_txn_ops has to be at least 8, store.max_request_bytes at least 65536");
         }
         if config.audit.keep_days == 0 || config.audit.max_mib == 0 {
             bail!("audit.keep_days and audit.max_mib have to be at least 1");
@@ -304,6 +363,8 @@ mod tests {
             ("listen = 'everywhere'", "invalid socket address"),
             ("[audit]\nkeep_days = 0", "at least 1"),
             ("[tls]\nkey = 'k'", "go together"),
+            ("[store]\nkey = 'k'", "go together"),
+            ("[store]\nmax_txn_ops = 1", "at least 8"),
             ("public_url = 'cloud'", "http://"),
             ("[network]\nprivate = '10.0.0.0/30'", "between /8 and /28: 10.0.0.0/30"),
             ("[network]\nprivate = '10.0.0.0/8'\npublic = '10.1.0.0/24'", "overlap"),

@@ -88,6 +88,11 @@ impl DataDir {
         self.join("store.db")
     }
 
+    /// Where the store is, when that is not the database.
+    pub fn store_elsewhere(&self) -> PathBuf {
+        self.join("store.toml")
+    }
+
     /// The audit trail.
     pub fn audit(&self) -> PathBuf {
         self.join("audit.db")
@@ -95,7 +100,7 @@ impl DataDir {
 
     /// Has a madang been up on it?
     pub fn is_used(&self) -> bool {
-        self.database().exists()
+        self.database().exists() || self.store_elsewhere().exists()
     }
 
     /// How a user would write a path in it: below the home directory with `~`.

@@ -16,10 +16,12 @@ mod down;
 mod images;
 mod logs;
 mod mapping;
+mod migrate;
 mod policy;
 mod ranges;
 mod reset;
 mod status;
+mod storage;
 #[cfg(test)]
 mod tenancy;
 mod up;
@@ -75,6 +77,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Down(place) => with_data(&place, async |data| down::run(data).await)?,
         Command::Doctor(place) => with_data(&place, async |data| doctor::run(data).await)?,
         Command::Status(place) => with_data(&place, async |data| status::run(data).await)?,
+        Command::Migrate(asked) => {
+            logs::start_shown();
+            runtime()?.block_on(migrate::run(&asked))?;
+        }
         Command::Audit(asked) => with_data(&asked.place, async |data| audit::run(data, &asked).await)?,
         Command::Backup(backup) => with_data(&backup.place, async |data| backup::backup(data, &backup.file).await)?,
         Command::Restore(backup) => with_data(&backup.place, async |data| backup::restore(data, &backup.file).await)?,

@@ -17,7 +17,7 @@ use crate::{
     console::line,
     credentials::{self, Credentials, Endpoint},
     data_dir::DataDir,
-    policy,
+    policy, storage,
 };
 
 /// Makes new passwords, gives them to the cloud, and writes the files.
@@ -52,7 +52,9 @@ pub async fn run(data: &DataDir) -> anyhow::Result<()> {
 
 async fn stopped(data: &DataDir, new: &Credentials, demo: Option<&str>) -> anyhow::Result<()> {
     let _lock = data.lock()?;
-    let identity = open(data, &data.database()).await?;
+    let instance = std::fs::read_to_string(data.join("instance")).unwrap_or_default();
+    let backend = storage::open(&crate::config::Store::default(), data, instance.trim()).await?;
+    let identity = open(data, backend).await?;
     let reset = reset_admin(&identity, &new.admin_password, demo).await;
     identity.store().close().await;
     reset.map_err(|failure| anyhow::anyhow!(failure.message))
@@ -91,22 +93,18 @@ async fn set_password(admin: &Client, nobody: &Client, id: &str, password: &str)
 async fn back_door(data: &DataDir) -> anyhow::Result<BackDoor> {
     let scratch = tempfile::Builder::new().prefix("reset-").tempdir_in(data.path())?;
     let copy = scratch.path().join("store.db");
-    Sqlite::copy(&data.database(), &copy)
-        .await
-        .context("could not copy the store")?;
-    let identity = open(data, &copy).await?;
+    storage::copy(data, &copy).await?;
+    let backend = Sqlite::open(SqliteOptions::new(copy)).await;
+    let backend: Arc<dyn Backend> = Arc::new(backend.context("could not open the copy of the store")?);
+    let identity = open(data, backend).await?;
     let door = identity.back_door();
     identity.store().close().await;
     door.map_err(|failure| anyhow::anyhow!("{}: stop the cloud and try again", failure.message))
 }
 
-async fn open(data: &DataDir, database: &std::path::Path) -> anyhow::Result<Arc<Identity>> {
+async fn open(data: &DataDir, backend: Arc<dyn Backend>) -> anyhow::Result<Arc<Identity>> {
     let mut builder = StoreBuilder::new();
     madang_identity::register(&mut builder);
-    let backend = Sqlite::open(SqliteOptions::new(database))
-        .await
-        .context("could not open the store")?;
-    let backend: Arc<dyn Backend> = Arc::new(backend);
     let store = builder.open(backend).await.context("could not read the store")?;
     let opened = Identity::open(store, policy::defaults(), Options::new(data.join("keys"))).await;
     opened.context("could not open identity")

@@ -17,7 +17,7 @@ use madang_object::{
     objects::Objects,
     swift::{self, SwiftApi},
 };
-use madang_store::{Backend, Sqlite, SqliteOptions, Store, StoreBuilder};
+use madang_store::{Store, StoreBuilder};
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     data_dir::DataDir,
     policy,
     ranges::{self, Registry},
+    storage,
 };
 
 /// One service of the catalog.
@@ -141,8 +142,7 @@ impl Cloud {
         madang_network::register(&mut builder);
         madang_block::register(&mut builder);
         madang_compute::register(&mut builder);
-        let backend = Sqlite::open(SqliteOptions::new(data.database()));
-        let backend: Arc<dyn Backend> = Arc::new(backend.await.context("could not open the store")?);
+        let backend = storage::open(&config.store, data, instance).await?;
         let store = builder.open(backend).await.context("could not read the store")?;
 
         let mut options = madang_identity::Options::new(data.join("keys"));
