@@ -127,10 +127,22 @@ impl<'s> Tx<'s> {
     ///
     /// # Errors
     /// What a rule says; `Exists` (here or at commit) when its key is taken; `Invalid` for an impossible key.
-    pub fn create<K: Kind>(&mut self, mut resource: Resource<K>) -> Result<Arc<Resource<K>>, StoreError> {
+    pub fn create<K: Kind>(&mut self, resource: Resource<K>) -> Result<Arc<Resource<K>>, StoreError> {
+        self.create_since(resource, self.at)
+    }
+
+    /// As [`Tx::create`], for what has been there since `created` under another key, such as in another project.
+    ///
+    /// # Errors
+    /// As [`Tx::create`].
+    pub fn create_since<K: Kind>(
+        &mut self,
+        mut resource: Resource<K>,
+        created: Timestamp,
+    ) -> Result<Arc<Resource<K>>, StoreError> {
         self.expect_free(&resource)?;
         let asked = resource.key();
-        resource.metadata.created = self.at;
+        resource.metadata.created = created;
         resource.metadata.updated = self.at;
         resource.metadata.deleted = None;
         resource.revision = Revision(0);

@@ -182,7 +182,7 @@ fn move_volume(
     coming.status.snapshots = snapshots;
     coming.status.settle();
     tx.delete(&leaving)?;
-    tx.create(coming).map(|_| ())
+    tx.create_since(coming, leaving.metadata.created).map(|_| ())
 }
 
 fn move_snapshot(tx: &mut Tx<'_>, snapshot: &Resource<Snapshot>, project: &str) -> Result<(), StoreError> {
@@ -192,7 +192,7 @@ fn move_snapshot(tx: &mut Tx<'_>, snapshot: &Resource<Snapshot>, project: &str) 
     let mut coming = Resource::<Snapshot>::new(there(&snapshot.metadata, project), snapshot.spec.clone());
     coming.status = leaving.status.clone();
     tx.delete(&leaving)?;
-    tx.create(coming).map(|_| ())
+    tx.create_since(coming, leaving.metadata.created).map(|_| ())
 }
 
 /// The same resource's metadata in another project.

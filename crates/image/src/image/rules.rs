@@ -200,10 +200,7 @@ pub async fn give(
         new.metadata.name = id.to_owned();
         new.status = old.status.clone();
         tx.delete(&*old)?;
-        let created = tx.create(new)?;
-        let mut dated = Resource::clone(&created);
-        dated.metadata.created = old.metadata.created;
-        Ok(tx.update(&created, dated)?)
+        Ok(tx.create_since(new, old.metadata.created)?)
     });
     given.await
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::{Router, body::Body, routing::get};
 use http::StatusCode;
+use madang_control::TaskGroup;
 use madang_identity::catalog::{Endpoint, EndpointSpec, Service, ServiceSpec};
 use madang_store::{Cause, Metadata, Resource};
 use serde_json::{Value, json};
@@ -192,7 +193,10 @@ async fn a_server_gives_its_bytes_unless_only_the_host_reaches_it() {
     let app = Router::new()
         .route("/disk", get(async || vec![5_u8; 70_000]))
         .route("/moved", get(async || axum::response::Redirect::temporary("/disk")));
-    tokio::spawn(async move { axum::serve(listener, app).await });
+    let group = TaskGroup::new("a server elsewhere");
+    group.spawn_until_stopped("serve", async move {
+        axum::serve(listener, app).await.unwrap();
+    });
 
     let cloud = Cloud::new().await;
     let id = cloud.create("alice", raw()).await;

@@ -80,7 +80,6 @@ impl Objects {
     ///
     /// # Errors
     /// When it cannot be read or is damaged.
-    #[expect(clippy::type_complexity, reason = "both may be missing, each by itself")]
     pub async fn object(&self, which: &Which) -> Result<(Option<Container>, Option<Given>), ObjectError> {
         let which = which.clone();
         let look = self.disk.view(move |view| {

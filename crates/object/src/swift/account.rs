@@ -109,13 +109,11 @@ async fn change(ask: &Ask, standing: Standing, made: StatusCode) -> Result<Respo
         return Err(refuse(StatusCode::FORBIDDEN, ""));
     }
     // Two names for one thing; metadata is where clients have always looked for it.
-    for (new, old) in [("x-account-quota-bytes", "x-account-meta-quota-bytes")] {
-        if let Some(value) = headers.remove(new) {
-            headers.insert(http::HeaderName::from_static(old), value);
-        }
-        if let Some(value) = headers.remove(new.replacen("x-account-", "x-remove-account-", 1)) {
-            headers.insert("x-remove-account-meta-quota-bytes", value);
-        }
+    if let Some(value) = headers.remove("x-account-quota-bytes") {
+        headers.insert("x-account-meta-quota-bytes", value);
+    }
+    if let Some(value) = headers.remove("x-remove-account-quota-bytes") {
+        headers.insert("x-remove-account-meta-quota-bytes", value);
     }
     for name in LIMITS {
         let value = headers.get(name).map(|value| value.to_str().unwrap_or_default());

@@ -47,7 +47,7 @@ fn content(writer: u64, n: u64) -> Option<Vec<u8>> {
     }
     let seed = writer * 1_000_003 + n * 7919;
     let small = usize::try_from(seed % 5000).unwrap();
-    let length = if n % 23 == 0 {
+    let length = if n.is_multiple_of(23) {
         SMALL_BYTES + 60_000 + small
     } else {
         small

@@ -62,6 +62,21 @@ async fn everybody_gets_through_at_one_resource() {
 }
 
 #[tokio::test]
+async fn what_moves_to_another_key_keeps_its_age() {
+    let library = Library::open().await;
+    let old = library.shelve(book("a", "a")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let mut tx = library.store.begin(me());
+    tx.delete(&*old).unwrap();
+    let moved = tx.create_since(book("b", "b"), old.metadata.created).unwrap();
+    tx.commit().await.unwrap();
+    let moved = library.store.get::<Book>(&moved.key()).unwrap();
+    assert_eq!(moved.metadata.created, old.metadata.created);
+    assert!(moved.metadata.updated > old.metadata.updated);
+    library.store.close().await;
+}
+
+#[tokio::test]
 async fn a_conflict_that_stays_is_told_at_once() {
     let library = Library::open().await;
     let stale = library.shelve(book("a", "a")).await.unwrap();
