@@ -5,6 +5,10 @@
 //! gives both a network namespace of their own.
 
 mod cloud;
+/// The store's own tests start etcd the same way.
+#[path = "../../store/tests/it/cluster.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "made for tests: what goes wrong ends it")]
+mod cluster;
 mod measure;
 mod report;
 mod wire;

@@ -17,6 +17,8 @@ use crate::{cloud::Bench, report::Report};
 pub enum Measure {
     /// Durable small transactions
     Store,
+    /// The same on three members of etcd, beside etcd's own measure
+    Etcd,
     /// From the command to the line; memory and processor while idle
     Startup,
     /// Validating tokens
@@ -36,8 +38,9 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Store,
+        Self::Etcd,
         Self::Startup,
         Self::Identity,
         Self::Login,
@@ -52,6 +55,7 @@ impl Measure {
     pub async fn run(self, bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         match self {
             Self::Store => store::run(bench, report).await,
+            Self::Etcd => store::run_on_etcd(report).await,
             Self::Startup => startup::run(bench, report).await,
             Self::Identity => identity::run(bench, report).await,
             Self::Login => login::run(bench, report).await,
