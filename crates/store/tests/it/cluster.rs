@@ -170,6 +170,7 @@ impl Cluster {
     }
 
     /// What `etcdctl check perf` writes, in its own words: puts of 1 KiB by 500 clients for a minute, 8,000 a second at most.
+    #[allow(dead_code, reason = "for the benchmark, which has this file too")]
     pub(crate) fn check_perf(&self) -> (bool, String) {
         self.ctl_within("120s", 0, &["check", "perf", "--load=l"])
     }
