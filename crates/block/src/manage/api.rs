@@ -206,11 +206,15 @@ async fn listed(api: &BlockApi, collection: &str, query: &Query, is_full: bool) 
     let mut known = api.back_end.strangers().await.map_err(failed)?;
     known.retain(|known| known.name.starts_with(SNAPSHOT) == wants_snapshots);
     known.sort_by(|a, b| a.name.cmp(&b.name));
-    let number = |name: &str| query.get(name).and_then(|said| said.parse::<usize>().ok());
-    let page = known
-        .iter()
-        .skip(number("offset").unwrap_or(0))
-        .take(number("limit").unwrap_or(1000));
+    let number = |name: &'static str, absent: usize| {
+        query.get(name).map_or(Ok(absent), |said| {
+            let wrong =
+                |_| Failure::invalid(format!("{name} must be a whole number of 0 or more, not {said}")).at(name);
+            said.parse::<usize>().map_err(wrong)
+        })
+    };
+    let (offset, limit) = (number("offset", 0)?, number("limit", 1000)?.min(1000));
+    let page = known.iter().skip(offset).take(limit);
     let shown = page.map(|stranger| {
         let mut shown = json!({
             "reference": { "source-name": stranger.name },
